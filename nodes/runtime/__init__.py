@@ -1,0 +1,1 @@
+"""How the nodes plug into ComfyUI: paths, progress, socket types, processes, patches."""

@@ -1,0 +1,5 @@
+"""Nodes of the menu section troupe/video."""
+
+from comfy_api.v0_0_2 import io
+
+NODES: list[type[io.ComfyNode]] = []

@@ -1,0 +1,79 @@
+"""Workflow files: from the editor's format (0.4) to the API format that POST /prompt takes.
+
+The same conversion as the editor's own "Export (API)": widget values are read by position, in the
+order of the node's declared inputs, with the extra slots that the editor inserts after seeds and
+upload combos. `object_info` is what GET /object_info answers.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+DECORATION = {"Note", "MarkdownNote"}
+
+
+class WorkflowError(ValueError):
+    """A workflow file does not fit the nodes of this server."""
+
+
+def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    """The API-format prompt of a workflow without subgraphs.
+
+    Raises:
+        WorkflowError: a node type is unknown, or has more widget values than widgets.
+    """
+    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
+    prompt: dict[str, Any] = {}
+    for node in sorted(workflow["nodes"], key=lambda n: n["order"]):
+        if node["type"] in DECORATION:
+            continue
+        info = object_info.get(node["type"])
+        if info is None:
+            raise WorkflowError(f"node {node['id']}: unknown type {node['type']!r}")
+        values = node.get("widgets_values") or []
+        inputs = dict(_widget_values(node, info, values))
+        for slot in node.get("inputs", ()):
+            if slot.get("link") is not None:
+                source, index = links[slot["link"]]
+                inputs[slot["name"]] = [source, index]
+        prompt[str(node["id"])] = {
+            "inputs": inputs,
+            "class_type": node["type"],
+            "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]},
+        }
+    return prompt
+
+
+def _widget_values(node: dict, info: dict, values: list) -> Iterator[tuple[str, Any]]:
+    queue = list(values)
+    for section in ("required", "optional"):
+        for name, declared in info["input"].get(section, {}).items():
+            yield from _read(node, name, declared, queue)
+    if queue:
+        raise WorkflowError(f"node {node['id']} ({node['type']}): {len(queue)} widget values too many")
+
+
+def _read(node: dict, name: str, declared: list, queue: list) -> Iterator[tuple[str, Any]]:
+    kind, options = declared[0], (declared[1] if len(declared) > 1 else {})
+    if kind == "COMFY_DYNAMICCOMBO_V3":
+        key = _pop(node, name, queue)
+        yield name, key
+        chosen = next((o for o in options["options"] if o["key"] == key), None)
+        for section in ("required", "optional"):
+            for inner, inner_declared in (chosen or {"inputs": {}})["inputs"].get(section, {}).items():
+                yield from _read(node, f"{name}.{inner}", inner_declared, queue)
+        return
+    is_widget = isinstance(kind, list) or kind in WIDGET_TYPES
+    if not is_widget or options.get("forceInput"):
+        return
+    yield name, _pop(node, name, queue)
+    if options.get("control_after_generate"):
+        _pop(node, "control_after_generate", queue)
+    if any(key.endswith("_upload") and options[key] for key in options):
+        _pop(node, "upload", queue)
+
+
+def _pop(node: dict, name: str, queue: list) -> Any:
+    if not queue:
+        raise WorkflowError(f"node {node['id']} ({node['type']}): no widget value for {name!r}")
+    return queue.pop(0)

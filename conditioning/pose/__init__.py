@@ -1,0 +1,27 @@
+"""Poses: OpenPose keypoints in, keypoints or control pictures out.
+
+The way of a pose: `read_poses` turns any dialect of POSE_KEYPOINT (JSON text, dict, list) into
+`PoseFrame`s of `Person`s: pixels of the frame's canvas, real confidences. `resize_pose` and
+`transform_pose` move them to another canvas. `draw_pose` paints the control picture that openpose
+ControlNets were trained on, `write_poses` makes POSE_KEYPOINT again.
+"""
+
+from ..errors import PoseError
+from .model import BODY_LIMBS, BODY_NAMES, FEET_NAMES, HAND_EDGES, PARTS, Person, PoseFrame
+from .transform import FITS, fit_matrix, resize_pose, transform_points, transform_pose
+
+__all__ = [
+    "BODY_LIMBS",
+    "BODY_NAMES",
+    "FEET_NAMES",
+    "FITS",
+    "HAND_EDGES",
+    "PARTS",
+    "Person",
+    "PoseError",
+    "PoseFrame",
+    "fit_matrix",
+    "resize_pose",
+    "transform_points",
+    "transform_pose",
+]

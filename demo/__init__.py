@@ -1,1 +1,1 @@
-"""The demo: a miniature SDXL ("nano"), real photographs, a dance, and the script that films them."""
+"""The demo: a miniature SDXL ("nano"), photographs, a dance, and the script that films them."""

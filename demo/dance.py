@@ -45,23 +45,49 @@ def body_at(phase: float) -> list[tuple[float, float]]:
     nose = _along(neck, NECK, 180 - lean - 6 * beat)
     r_eye, l_eye = (nose[0] - EYE, nose[1] - EYE), (nose[0] + EYE, nose[1] - EYE)
     r_ear, l_ear = (nose[0] - EAR, nose[1] - EYE / 2), (nose[0] + EAR, nose[1] - EYE / 2)
-    return [nose, neck, r_shoulder, r_elbow, r_wrist, l_shoulder, l_elbow, l_wrist, r_hip, r_knee,
-            r_ankle, l_hip, l_knee, l_ankle, r_eye, l_eye, r_ear, l_ear]  # fmt: skip
+    return [
+        nose,
+        neck,
+        r_shoulder,
+        r_elbow,
+        r_wrist,
+        l_shoulder,
+        l_elbow,
+        l_wrist,
+        r_hip,
+        r_knee,
+        r_ankle,
+        l_hip,
+        l_knee,
+        l_ankle,
+        r_eye,
+        l_eye,
+        r_ear,
+        l_ear,
+    ]
 
 
-def keypoint_frames(count: int, size: int, scale: float = 0.86, center: float = 0.5,
-                    floor: float = 0.95, cycles: float = 1.0, start: float = 0.0) -> list[dict]:  # fmt: skip
+def keypoint_frames(
+    count: int,
+    size: int,
+    scale: float = 0.86,
+    center: float = 0.5,
+    floor: float = 0.95,
+    cycles: float = 1.0,
+    start: float = 0.0,
+) -> list[dict]:
     """`count` POSE_KEYPOINT frames on a square canvas of `size` pixels.
 
-    `scale` is the body's height, `center` and `floor` the place of its feet, as parts of the canvas;
-    a floor beyond 1 makes a closer shot. `cycles` turns of the dance are spread over the frames.
+    `scale` is the body's height, `center` and `floor` the place of its feet, as parts of the
+    canvas; a floor beyond 1 makes a closer shot. `cycles` turns of the dance are spread over the frames.
     """
     frames = []
     for index in range(count):
         joints = body_at(start + cycles * index / count)
         flat = []
         for x, y in joints:
-            flat += [round(size * (center + scale * x), 3), round(size * (floor + scale * y), 3), 1.0]
+            x_px, y_px = size * (center + scale * x), size * (floor + scale * y)
+            flat += [round(x_px, 3), round(y_px, 3), 1.0]
         person = {
             "pose_keypoints_2d": flat,
             "face_keypoints_2d": None,

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM_FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 _BUILD_JS = """
 async (spec) => {
@@ -67,8 +72,9 @@ async (spec) => {
   return JSON.parse(JSON.stringify(graph.serialize()));
 }
 """
-_LOAD_JS = "async (workflow) => { await (window.app ?? window.comfyAPI.app.app).loadGraphData(workflow); }"
-_PROMPT_JS = "async () => (await (window.app ?? window.comfyAPI.app.app).graphToPrompt()).output"
+_APP = "(window.app ?? window.comfyAPI.app.app)"
+_LOAD_JS = f"async (workflow) => {{ await {_APP}.loadGraphData(workflow); }}"
+_PROMPT_JS = f"async () => (await {_APP}.graphToPrompt()).output"
 
 
 @dataclass
@@ -79,21 +85,40 @@ class Sketch:
     links: list[tuple[str, str, str, str]] = field(default_factory=list)
     groups: list[dict[str, Any]] = field(default_factory=list)
 
-    def node(self, name: str, type_: str, pos: tuple[int, int], *, size: tuple[int, int] | None = None,
-             title: str | None = None, models: list[dict[str, str]] | None = None,
-             inputs: dict[str, tuple[str, str]] | None = None, color: str | None = None,
-             **widgets: Any) -> str:  # fmt: skip
+    def node(
+        self,
+        name: str,
+        type_: str,
+        pos: tuple[int, int],
+        *,
+        size: tuple[int, int] | None = None,
+        title: str | None = None,
+        models: list[dict[str, str]] | None = None,
+        inputs: dict[str, tuple[str, str]] | None = None,
+        color: str | None = None,
+        **widgets: Any,
+    ) -> str:
         """Add a node; `inputs` maps an input name to (source node name, output name)."""
-        self.nodes.append({
-            "name": name, "type": type_, "pos": list(pos), "size": list(size) if size else None,
-            "title": title, "widgets": widgets, "color": color, "bgcolor": color,
-            "properties": {"models": models} if models else None,
-        })  # fmt: skip
+        self.nodes.append(
+            {
+                "name": name,
+                "type": type_,
+                "pos": list(pos),
+                "size": list(size) if size else None,
+                "title": title,
+                "widgets": widgets,
+                "color": color,
+                "bgcolor": color,
+                "properties": {"models": models} if models else None,
+            }
+        )
         for input_name, (source, output) in (inputs or {}).items():
             self.links.append((source, output, name, input_name))
         return name
 
-    def group(self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e") -> None:
+    def group(
+        self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e"
+    ) -> None:
         self.groups.append({"title": title, "bounding": list(bounding), "color": color})
 
 

@@ -50,7 +50,9 @@ def _widget_values(node: dict, info: dict, values: list) -> Iterator[tuple[str, 
         for name, declared in info["input"].get(section, {}).items():
             yield from _read(node, name, declared, queue)
     if queue:
-        raise WorkflowError(f"node {node['id']} ({node['type']}): {len(queue)} widget values too many")
+        raise WorkflowError(
+            f"node {node['id']} ({node['type']}): {len(queue)} widget values too many"
+        )
 
 
 def _read(node: dict, name: str, declared: list, queue: list) -> Iterator[tuple[str, Any]]:
@@ -58,9 +60,9 @@ def _read(node: dict, name: str, declared: list, queue: list) -> Iterator[tuple[
     if kind == "COMFY_DYNAMICCOMBO_V3":
         key = _pop(node, name, queue)
         yield name, key
-        chosen = next((o for o in options["options"] if o["key"] == key), None)
+        chosen = next((o["inputs"] for o in options["options"] if o["key"] == key), {})
         for section in ("required", "optional"):
-            for inner, inner_declared in (chosen or {"inputs": {}})["inputs"].get(section, {}).items():
+            for inner, inner_declared in chosen.get(section, {}).items():
                 yield from _read(node, f"{name}.{inner}", inner_declared, queue)
         return
     is_widget = isinstance(kind, list) or kind in WIDGET_TYPES

@@ -335,7 +335,8 @@ def to_sgm_checkpoint(
 
     `vae_config` is an AutoencoderKL config; without it `vae_state` is an AutoencoderTiny's.
     """
-    layers = 1 + max(int(k.split("layers.")[1].split(".")[0]) for k in text_g_state if "layers." in k)
+    numbers = (k.partition("encoder.layers.")[2].partition(".")[0] for k in text_g_state)
+    layers = 1 + max(int(n) for n in numbers if n)
     unet = {sgm: unet_state[ours] for sgm, ours in unet_key_table(unet_config).items()}
     vae = taesd_to_sgm(vae_state) if vae_config is None else vae_to_sgm(vae_state, vae_config)
     parts = {

@@ -79,7 +79,8 @@ def keypoint_frames(
     """`count` POSE_KEYPOINT frames on a square canvas of `size` pixels.
 
     `scale` is the body's height, `center` and `floor` the place of its feet, as parts of the
-    canvas; a floor beyond 1 makes a closer shot. `cycles` turns of the dance are spread over the frames.
+    canvas; a floor beyond 1 makes a closer shot. `cycles` turns of the dance are spread over
+    the frames.
     """
     frames = []
     for index in range(count):

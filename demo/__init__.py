@@ -1,1 +1,1 @@
-"""The demo: a miniature SDXL ("nano"), photographs, a dance, and the script that films them."""
+"""A miniature SDXL ("nano") and the script that runs the whole pipeline with it on any computer."""

@@ -1,0 +1,221 @@
+"""Aspect buckets: which size every picture is trained at, and which part of it is seen.
+
+Sizes are (width, height) in pixels unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import DatasetError
+from .images import load_image, load_mask
+from .records import DatasetItem
+
+if TYPE_CHECKING:
+    import torch
+
+Size = tuple[int, int]
+
+STEPS = (8, 16, 32, 64)  # a latent is 1/8 of the picture; SDXL's own buckets are multiples of 64
+CROPS: dict[str, tuple[int, int]] = {  # twice the share of the surplus that is cut off left / top
+    "center": (1, 1),
+    "top": (1, 0),
+    "bottom": (1, 2),
+    "left": (0, 1),
+    "right": (2, 1),
+}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one picture becomes a training sample: scaled to `resized`, then cut to `bucket_size`.
+
+    Attributes:
+        bucket_size: size of the sample.
+        resized: size of the whole picture after scaling; covers the bucket, same aspect.
+        crop_left_top: where the bucket lies, in pixels of the *resized* picture.
+        original_size: size of the picture before scaling, after EXIF rotation.
+    """
+
+    item: DatasetItem
+    bucket_size: Size
+    resized: Size
+    crop_left_top: tuple[int, int]
+    original_size: Size
+
+    @property
+    def time_ids(self) -> tuple[int, int, int, int, int, int]:
+        """SDXL's size conditioning: original h, w, crop top, left, target h, w.
+
+        SDXL paper (arXiv 2307.01952) section 2.2: c_size is the size before any rescaling, c_crop
+        the offset after it. diffusers' training scripts hand over the same six numbers in this
+        order; sd-scripts writes a letterbox offset for c_crop instead, which we do not follow.
+        """
+        left, top = self.crop_left_top
+        return (*self.original_size[::-1], top, left, *self.bucket_size[::-1])
+
+    def with_crop(self, crop: str | tuple[int, int]) -> Placement:
+        """The same sample cut elsewhere: a name in CROPS or (left, top) in resized pixels.
+
+        Raises:
+            DatasetError: unknown name, or the bucket would leave the picture.
+        """
+        surplus = (
+            self.resized[0] - self.bucket_size[0],
+            self.resized[1] - self.bucket_size[1],
+        )
+        if isinstance(crop, str):
+            if crop not in CROPS:
+                raise DatasetError(f"Unknown crop {crop!r}: choose one of {', '.join(CROPS)}.")
+            left, top = (s * part // 2 for s, part in zip(surplus, CROPS[crop], strict=True))
+        else:
+            left, top = crop
+        if not (0 <= left <= surplus[0] and 0 <= top <= surplus[1]):
+            raise DatasetError(f"Crop {(left, top)} leaves the picture: at most {surplus} is cut.")
+        return replace(self, crop_left_top=(left, top))
+
+
+def bucket_sizes(
+    resolution: int, step: int = 64, min_size: int | None = None, max_size: int | None = None
+) -> list[Size]:
+    """All bucket sizes: sides multiples of `step`, area at most resolution^2, as large as that
+    allows.
+
+    Args:
+        resolution: side of the square bucket in pixels.
+        step: every side is a multiple of it, one of STEPS.
+        min_size, max_size: bounds of a side; by default half and twice the resolution.
+
+    Raises:
+        DatasetError: a value is out of range, named with its bounds.
+    """
+    low = max(step, -(-_or_default(min_size, resolution // 2) // step) * step)
+    high = _or_default(max_size, 2 * resolution) // step * step
+    if step not in STEPS:
+        raise DatasetError(f"Bucket step {step} is not one of {', '.join(map(str, STEPS))}.")
+    if resolution < step:
+        raise DatasetError(f"Resolution {resolution} is below the bucket step {step}: raise it.")
+    if low > resolution or high < resolution // step * step:
+        raise DatasetError(
+            f"Bucket sides {min_size}..{max_size} must enclose the resolution {resolution}."
+        )
+    found = set()
+    for width in range(low, high + 1, step):
+        height = min(high, resolution * resolution // width // step * step)
+        if height >= low:
+            found |= {(width, height), (height, width)}
+    return sorted(found)
+
+
+def plan_buckets(
+    items: Iterable[DatasetItem],
+    resolution: int,
+    step: int = 64,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    upscale: bool = False,
+    crop: str = "center",
+) -> list[Placement]:
+    """The sample every picture becomes, in the order of `items`.
+
+    A picture goes to the bucket of the nearest aspect (least |log ratio|). Without `upscale` it
+    goes to the nearest bucket it fills; one that fills none gets a smaller bucket of its own: its
+    size cut down to multiples of `step` (as sd-scripts' bucket_no_upscale; `min_size` does not
+    bind there). Only a picture narrower than `step` is ever enlarged then.
+
+    Raises:
+        DatasetError: see `bucket_sizes` and `Placement.with_crop`.
+    """
+    buckets = bucket_sizes(resolution, step, min_size, max_size)
+    high = max(max(bucket) for bucket in buckets)
+    placements = []
+    for item in items:
+        size = (item.width, item.height)
+        fitting = [b for b in buckets if upscale or (b[0] <= size[0] and b[1] <= size[1])]
+        if fitting:
+            bucket = min(fitting, key=lambda b: (_aspect_distance(b, size), -b[0] * b[1], b))
+        else:
+            bucket = _shrunk(size, resolution, step, high)
+        plain = Placement(item, bucket, _cover(size, bucket), (0, 0), size)
+        placements.append(plain.with_crop(crop))
+    return placements
+
+
+def place_image(placement: Placement, crop: str | tuple[int, int] | None = None) -> torch.Tensor:
+    """The sample: float32 (3, height, width) in [-1, 1], scaled with Lanczos.
+
+    Args:
+        placement: from `plan_buckets`.
+        crop: another crop than the placement's own, see `Placement.with_crop`; the size
+            conditioning must then come from that placement.
+
+    Raises:
+        DatasetError: the file is unreadable or not the one the dataset was read from.
+    """
+    import torch
+
+    if crop is not None:
+        placement = placement.with_crop(crop)
+    pixels_hwc = load_image(placement.item.path, placement.item.digest)
+    pixels_hwc = _place(pixels_hwc, placement)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1)))
+    return tensor.to(torch.float32) / 127.5 - 1.0
+
+
+def place_mask(placement: Placement) -> torch.Tensor:
+    """The sample's mask: float32 (height, width) in [0, 1], all ones without a mask file.
+
+    Raises:
+        DatasetError: as `place_image`.
+    """
+    import torch
+
+    item, (width, height) = placement.item, placement.bucket_size
+    if item.mask_path is None:
+        return torch.ones(height, width)
+    mask_hw = load_mask(item.mask_path, item.mask_digest)
+    return torch.from_numpy(_place(mask_hw, placement).copy()).to(torch.float32) / 255.0
+
+
+def _place(pixels: np.ndarray, placement: Placement) -> np.ndarray:
+    from PIL import Image
+
+    left, top = placement.crop_left_top
+    width, height = placement.bucket_size
+    picture = Image.fromarray(pixels)
+    if picture.size != placement.resized:
+        picture = picture.resize(placement.resized, Image.Resampling.LANCZOS)
+    return np.asarray(picture)[top : top + height, left : left + width]
+
+
+def _or_default(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _aspect_distance(bucket: Size, size: Size) -> float:
+    return abs(math.log(bucket[0] * size[1] / (bucket[1] * size[0])))
+
+
+def _shrunk(size: Size, resolution: int, step: int, high: int) -> Size:
+    """The largest bucket inside `size` whose area is at most resolution^2."""
+    width, height = (max(step, min(side, high) // step * step) for side in size)
+    area = resolution * resolution
+    if width * height > area:
+        if width >= height:
+            width = max(step, area // height // step * step)
+        else:
+            height = max(step, area // width // step * step)
+    return width, height
+
+
+def _cover(size: Size, bucket: Size) -> Size:
+    """`size` scaled by the least factor that covers `bucket`; whole numbers, halves round up."""
+    (w, h), (bw, bh) = size, bucket
+    if bw * h >= bh * w:
+        return bw, max(bh, (2 * h * bw + w) // (2 * w))
+    return max(bw, (2 * w * bh + h) // (2 * h)), bh

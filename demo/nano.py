@@ -1,0 +1,176 @@
+"""Writes nano: a miniature SDXL family in the file formats of the real models.
+
+    files = build_nano(models_dir)      # or: python -m demo.nano MODELS_DIR
+
+Weights are random but seeded: the same seed gives the same bytes. Layouts are those of the public
+SDXL files (sgm checkpoint, cldm ControlNet, transformers CLIP vision, IP-Adapter's own), so
+whatever loads nano loads them, and the other way round.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import keys
+
+from . import modules, weights
+from .modules import NanoConfig
+from .weights import State
+
+# ComfyUI's TAESD keeps SDXL's latent scale as tensors of the checkpoint (0.13025, no shift).
+LATENT_SCALE = {"vae_scale": torch.tensor(0.13025), "vae_shift": torch.tensor(0.0)}
+
+
+@dataclass(frozen=True)
+class NanoFiles:
+    checkpoint: Path
+    controlnet: Path
+    clip_vision: Path
+    ip_adapter_plus: Path
+    ip_adapter: Path
+
+
+def nano_files(models_dir: Path) -> NanoFiles:
+    """Where the files of nano lie below ComfyUI's models folder."""
+    models_dir = Path(models_dir)
+    return NanoFiles(
+        checkpoint=models_dir / "checkpoints" / "nano_sdxl.safetensors",
+        controlnet=models_dir / "controlnet" / "nano_openpose.safetensors",
+        clip_vision=models_dir / "clip_vision" / "nano_clip_vision.safetensors",
+        ip_adapter_plus=models_dir / "ipadapter" / "nano_ip_adapter_plus.safetensors",
+        ip_adapter=models_dir / "ipadapter" / "nano_ip_adapter.safetensors",
+    )
+
+
+def build_nano(models_dir: Path, seed: int = 0, config: NanoConfig | None = None) -> NanoFiles:
+    """Write all files of nano (87 MB, fp16) below `models_dir`; existing ones are replaced."""
+    config = config or NanoConfig()
+    files = nano_files(models_dir)
+    _write(files.checkpoint, checkpoint_state(config, seed))
+    _write(files.controlnet, controlnet_state(config, seed))
+    _write(files.clip_vision, _random(modules.build_vision, config, seed)[0])
+    _write(files.ip_adapter_plus, ip_adapter_state(config, seed, plus=True))
+    _write(files.ip_adapter, ip_adapter_state(config, seed, plus=False))
+    return files
+
+
+def checkpoint_state(config: NanoConfig, seed: int) -> State:
+    """UNet, both text encoders and TAESD under the names of an SDXL checkpoint."""
+    unet, unet_config = _random(modules.build_unet, config, seed)
+    last = len(config.channels) - 1, config.layers_per_block
+    weights.calm_unet(unet, "up_blocks.{}.resnets.{}".format(*last))
+    text_l, _ = _random(modules.build_text_l, config, seed)
+    text_g, _ = _random(modules.build_text_g, config, seed)
+    vae, _ = _random(modules.build_vae, config, seed)
+    weights.carry_colours(vae)
+    state = keys.to_sgm_checkpoint(unet, unet_config, text_l, text_g, vae)
+    scale = {keys.PREFIXES["vae"] + name: value for name, value in LATENT_SCALE.items()}
+    return state | scale
+
+
+def controlnet_state(config: NanoConfig, seed: int) -> State:
+    """A ControlNet under the names of the original (cldm) implementation."""
+    state, net_config = _random(modules.build_controlnet, config, seed)
+    weights.calm_controlnet(state)
+    return {f"control_model.{ours}": state[name] for ours, name in _cldm_table(state, net_config)}
+
+
+def _cldm_table(state: State, config: Mapping) -> list[tuple[str, str]]:
+    """(cldm name, diffusers name) of every tensor: the encoder half of the UNet, and the hint."""
+    up = [kind.replace("Down", "Up") for kind in reversed(config["down_block_types"])]
+    unet = keys.unet_key_table({**config, "up_block_types": up})
+    table = [(sgm, name) for sgm, name in unet.items() if name in state]
+    embedding = "controlnet_cond_embedding"
+    count = 2 * (len(config["conditioning_embedding_out_channels"]) - 1)
+    layers = ["conv_in", *(f"blocks.{i}" for i in range(count)), "conv_out"]
+    pairs = [(f"input_hint_block.{2 * i}", f"{embedding}.{n}") for i, n in enumerate(layers)]
+    zeros = sum(name.startswith("controlnet_down_blocks") for name in state) // 2
+    pairs += [(f"zero_convs.{i}.0", f"controlnet_down_blocks.{i}") for i in range(zeros)]
+    pairs.append(("middle_block_out.0", "controlnet_mid_block"))
+    return table + [(f"{a}.{kind}", f"{b}.{kind}") for a, b in pairs for kind in ("weight", "bias")]
+
+
+def ip_adapter_state(config: NanoConfig, seed: int, plus: bool) -> State:
+    """An IP-Adapter: `image_proj.*` and, per cross attention, `ip_adapter.N.to_{k,v}_ip.weight`.
+
+    N counts all attentions in diffusers' order (down, up, middle), so cross attentions are odd.
+    Layouts: tencent-ailab/IP-Adapter, resampler.py and ip_adapter.py.
+    """
+    shapes = _resampler_shapes(config) if plus else _projection_shapes(config)
+    with torch.device("meta"):
+        attentions = list(modules.build_unet(config).attn_processors)
+    widths = [_width(name, config) for name in attentions]
+    for number, name in enumerate(attentions):
+        if ".attn2." in name:
+            for kind in "kv":
+                key = f"ip_adapter.{number}.to_{kind}_ip.weight"
+                shapes[key] = (widths[number], config.context)
+    return weights.random_state(shapes, "ip_plus" if plus else "ip_base", seed)
+
+
+def _width(attention: str, config: NanoConfig) -> int:
+    """Channels of the UNet level an attention belongs to, from its diffusers name."""
+    if attention.startswith("mid_block"):
+        return config.channels[-1]
+    side, level = attention.split(".")[:2]
+    return (config.channels if side == "down_blocks" else config.channels[::-1])[int(level)]
+
+
+def _projection_shapes(config: NanoConfig) -> dict[str, tuple[int, ...]]:
+    width = config.ip_base_tokens * config.context
+    return {
+        "image_proj.proj.weight": (width, config.vision_projection),
+        "image_proj.proj.bias": (width,),
+        "image_proj.norm.weight": (config.context,),
+        "image_proj.norm.bias": (config.context,),
+    }
+
+
+def _resampler_shapes(config: NanoConfig) -> dict[str, tuple[int, ...]]:
+    width, context = config.ip_width, config.context
+    shapes = {
+        "latents": (1, config.ip_tokens, width),
+        "proj_in.weight": (width, config.vision_width),
+        "proj_in.bias": (width,),
+        "proj_out.weight": (context, width),
+        "proj_out.bias": (context,),
+        "norm_out.weight": (context,),
+        "norm_out.bias": (context,),
+    }
+    for i in range(config.ip_depth):
+        for norm in (f"layers.{i}.0.norm1", f"layers.{i}.0.norm2", f"layers.{i}.1.0"):
+            shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+        shapes[f"layers.{i}.0.to_q.weight"] = (width, width)
+        shapes[f"layers.{i}.0.to_kv.weight"] = (2 * width, width)
+        shapes[f"layers.{i}.0.to_out.weight"] = (width, width)
+        shapes[f"layers.{i}.1.1.weight"] = (4 * width, width)
+        shapes[f"layers.{i}.1.3.weight"] = (width, 4 * width)
+    return {f"image_proj.{name}": shape for name, shape in shapes.items()}
+
+
+def _random(build: Callable, config: NanoConfig, seed: int) -> tuple[State, Any]:
+    """Random weights for a module, by its own names, and the module's configuration."""
+    with torch.device("meta"):
+        module = build(config)
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    return weights.random_state(shapes, build.__name__, seed), module.config
+
+
+def _write(path: Path, state: State) -> None:
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    halved = {k: v.half().contiguous() if v.ndim else v for k, v in state.items()}
+    save_file(halved, part)
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    for path in vars(build_nano(Path(sys.argv[1]))).values():
+        print(path)

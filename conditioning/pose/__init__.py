@@ -7,12 +7,19 @@ ControlNets were trained on, `write_poses` makes POSE_KEYPOINT again.
 """
 
 from ..errors import PoseError
+from .draw import DEFAULT_STYLE, DEFAULT_THRESHOLD, STYLES, draw_pose, draw_poses
+from .files import read_pose_files
 from .model import BODY_LIMBS, BODY_NAMES, FEET_NAMES, HAND_EDGES, PARTS, Person, PoseFrame
+from .reader import UNITS, read_poses
 from .transform import FITS, fit_matrix, resize_pose, transform_points, transform_pose
+from .writer import CONFIDENCES, write_poses
 
 __all__ = [
     "BODY_LIMBS",
     "BODY_NAMES",
+    "CONFIDENCES",
+    "DEFAULT_STYLE",
+    "DEFAULT_THRESHOLD",
     "FEET_NAMES",
     "FITS",
     "HAND_EDGES",
@@ -20,8 +27,15 @@ __all__ = [
     "Person",
     "PoseError",
     "PoseFrame",
+    "STYLES",
+    "UNITS",
+    "draw_pose",
+    "draw_poses",
     "fit_matrix",
+    "read_pose_files",
+    "read_poses",
     "resize_pose",
     "transform_points",
     "transform_pose",
+    "write_poses",
 ]

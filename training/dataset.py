@@ -1,9 +1,30 @@
-"""From a folder, or a list of pictures, to a Dataset."""
+"""From a folder, or a list of pictures, to a Dataset.
 
+The way: `folders` finds the files, `images` decodes each once (in a few threads, since Pillow
+works outside the interpreter lock), `quality` looks at the pixels, `captions` makes the text.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from .captions import compose_caption, read_caption
 from .errors import DatasetError
-from .records import CATEGORIES, CategorySettings, Dataset, DatasetItem, DatasetSettings, Issue
+from .folders import Found, Scan, scan_folder
+from .images import read_picture
+from .quality import Traits, find_near_duplicates, is_blurred, measure
+from .records import (
+    CATEGORIES,
+    DEFAULT_TEMPLATE,
+    MAX_REPEATS,
+    CategorySettings,
+    Dataset,
+    DatasetItem,
+    DatasetSettings,
+    Issue,
+)
 
 __all__ = [
     "CATEGORIES",
@@ -15,6 +36,10 @@ __all__ = [
     "open_dataset",
     "read_dataset",
 ]
+
+WORKERS = 4  # each holds one decoded picture
+
+Progress = Callable[[int, int], None]
 
 
 def open_dataset(settings: DatasetSettings) -> Dataset:
@@ -35,7 +60,190 @@ def read_dataset(
     settings: DatasetSettings | None = None,
     *,
     resolution: int = 1024,
-    allowed_roots: tuple[Path, ...] = (),
+    allowed_roots: Iterable[Path] = (),
+    progress: Progress | None = None,
 ) -> Dataset:
-    """Read a dataset folder (being written: the final signature)."""
-    raise NotImplementedError
+    """Read every picture of a folder once and describe it. For layouts see `folders`.
+
+    Pictures that cannot be used are left out and named in `issues` with severity "error".
+
+    Args:
+        folder: the dataset; `settings.folder` is not looked at.
+        settings: trigger, templates, repeats; all defaults if None.
+        resolution: the training resolution in pixels, for the hint about small pictures.
+        allowed_roots: folders that links inside the dataset may lead to, besides itself.
+        progress: called with (pictures read, pictures in all); what it raises ends the reading.
+
+    Raises:
+        DatasetError: no folder, no pictures in it, or none that can be read.
+    """
+    settings = settings or DatasetSettings()
+    folder = Path(os.path.abspath(folder))
+    scan = scan_folder(folder, settings.extensions, allowed_roots)
+    name = settings.name or folder.name
+    if not scan.found:
+        raise DatasetError(_nothing_found(name, scan))
+    issues = [*scan.issues, *_unused_settings(scan.found, settings)]
+    looks = _look_at_all(scan.found, progress)
+    kept = [(f, look) for f, look in zip(scan.found, looks, strict=True) if not look.error]
+    issues += [
+        Issue(f.name, "error", look.error)
+        for f, look in zip(scan.found, looks, strict=True)
+        if look.error
+    ]
+    if not kept:
+        raise DatasetError(f"{name}: none of its pictures can be used. {issues[-1].message}")
+    items = tuple(_make_item(f, look, settings, issues) for f, look in kept)
+    issues += _quality_hints([f for f, _ in kept], [look for _, look in kept], resolution)
+    return Dataset(items, tuple(issues), name)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What decoding one picture told; `error` is set instead if it failed."""
+
+    width: int = 0
+    height: int = 0
+    digest: str = ""
+    mask_digest: str = ""
+    remarks: tuple[str, ...] = ()
+    traits: Traits | None = None
+    error: str = ""
+
+
+def _look_at(found: Found) -> _Look:
+    try:
+        picture = read_picture(found.path)
+    except DatasetError as error:
+        return _Look(error=_without_name(error, found.path))
+    height, width = picture.pixels_hwc.shape[:2]
+    remarks, mask_digest = list(picture.remarks), ""
+    if found.mask is not None:
+        try:
+            mask = read_picture(found.mask)
+            mask_digest = mask.digest
+            if mask.pixels_hwc.shape != picture.pixels_hwc.shape:
+                remarks.append("its mask has another size and is stretched over it")
+        except DatasetError as error:
+            remarks.append(f"its mask is not used: {_without_name(error, found.mask)}")
+    traits = measure(picture.pixels_hwc)
+    return _Look(width, height, picture.digest, mask_digest, tuple(remarks), traits)
+
+
+def _without_name(error: DatasetError, path: Path) -> str:
+    return str(error).removeprefix(f"{path.name}: ")
+
+
+def _look_at_all(found: list[Found], progress: Progress | None) -> list[_Look]:
+    looks = []
+    pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1))
+    try:
+        for look in pool.map(_look_at, found):
+            looks.append(look)
+            if progress is not None:
+                progress(len(looks), len(found))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return looks
+
+
+def _make_item(
+    found: Found, look: _Look, settings: DatasetSettings, issues: list[Issue]
+) -> DatasetItem:
+    group = found.group
+    category = settings.categories.get(group.category, CategorySettings())
+    trigger = _trigger(found, settings, category)
+    issues += [Issue(found.name, "warning", remark) for remark in look.remarks]
+    return DatasetItem(
+        path=found.path,
+        caption=_caption(found, trigger, settings, category, issues),
+        category=group.category,
+        trigger=trigger,
+        repeats=min(MAX_REPEATS, group.repeats * category.repeats),
+        width=look.width,
+        height=look.height,
+        digest=look.digest,
+        mask_path=found.mask if look.mask_digest else None,
+        mask_digest=look.mask_digest,
+    )
+
+
+def _trigger(found: Found, settings: DatasetSettings, category: CategorySettings) -> str:
+    """The most specific one; but what was typed for the dataset beats a top-level 10_name."""
+    if found.group.category:
+        return found.group.concept or category.trigger.strip() or settings.trigger.strip()
+    return settings.trigger.strip() or found.group.concept
+
+
+def _caption(
+    found: Found,
+    trigger: str,
+    settings: DatasetSettings,
+    category: CategorySettings,
+    issues: list[Issue],
+) -> str:
+    written, remark = "", ""
+    if found.caption is not None:
+        try:
+            written, remark = read_caption(found.caption)
+        except OSError as error:
+            remark = f"the caption file cannot be read ({error.strerror})"
+    if remark:
+        issues.append(Issue(found.name, "warning", remark))
+    own = CATEGORIES[found.group.category].template if found.group.category else DEFAULT_TEMPLATE
+    template = category.template or settings.template or own
+    text = compose_caption(
+        template, written or settings.default_caption, trigger, found.group.category
+    )
+    text = text or trigger
+    if not text:
+        issues.append(
+            Issue(found.name, "warning", "no caption: write one in a same-name .txt file")
+        )
+    elif not written and not remark:
+        issues.append(Issue(found.name, "hint", f'no caption file: its caption is "{text}"'))
+    return text
+
+
+def _quality_hints(found: list[Found], looks: list[_Look], resolution: int) -> list[Issue]:
+    issues = []
+    first_of: dict[str, int] = {}
+    alike = find_near_duplicates([look.traits for look in looks])
+    small = f"smaller than half of {resolution} px: use a larger version, or train smaller"
+    for index, (f, look) in enumerate(zip(found, looks, strict=True)):
+        first = first_of.setdefault(look.digest, index)
+        if first != index:
+            issues.append(
+                Issue(f.name, "warning", f"the same file as {found[first].name}: keep one")
+            )
+        elif index in alike:
+            message = f"looks nearly the same as {found[alike[index]].name}: keep the better one"
+            issues.append(Issue(f.name, "hint", message))
+        if min(look.width, look.height) < resolution / 2:
+            issues.append(Issue(f.name, "hint", small))
+        if is_blurred(look.traits):
+            issues.append(Issue(f.name, "hint", "blurred or without detail: use a sharper one"))
+    return issues
+
+
+def _unused_settings(found: list[Found], settings: DatasetSettings) -> list[Issue]:
+    present = {f.group.category for f in found}
+    issues = [
+        Issue(f"{name}/", "warning", "there are settings for this category, but no pictures")
+        for name in settings.categories
+        if name not in present
+    ]
+    if settings.trigger:
+        hidden = {f.group.concept for f in found if f.group.concept and not f.group.category}
+        issues += [
+            Issue("", "warning", f'"{name}" in the folder name gives way to "{settings.trigger}"')
+            for name in sorted(hidden - {settings.trigger.strip()})
+        ]
+    return issues
+
+
+def _nothing_found(name: str, scan: Scan) -> str:
+    text = f"No images in {name}: put .png/.jpg files there, captions in same-name .txt."
+    for issue in scan.issues[:3]:
+        text += f" {issue.path}: {issue.message}."
+    return text

@@ -25,6 +25,7 @@ FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "AVIF")  # none r
 # Transparent parts become mid grey: the zero of the VAE's input, as far from a light subject as
 # from a dark one, so that no outline appears that the model would learn.
 MATTE = 128
+ZERO_TAIL = 512  # bytes; compressed data never holds that many zeros in a row
 DAMAGED_ROWS = 1 / 50  # share of plain grey rows at the end of a JPEG that is worth a look
 
 
@@ -104,6 +105,8 @@ def _open(data: bytes, remarks: list[str]) -> Image.Image:
     if frames > 1 and picture.format != "MPO":  # the second picture of an MPO is the other eye
         remarks.append("it has several frames or pages: the first one is used")
     picture.load()
+    if picture.format in ("WEBP", "AVIF") and data.endswith(bytes(ZERO_TAIL)):
+        raise DatasetError("it ends in zeros, a copy broke off: copy or export it again.")
     if picture.format in ("JPEG", "MPO"):
         if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):  # last end before last scan
             raise DatasetError("the file is cut off: copy or export it again.")
@@ -193,7 +196,8 @@ def _to_8_bit(picture: Image.Image, remarks: list[str]) -> Image.Image:
         ranges = (255.0, 65535.0, 2.0**32 - 1)
         ranges = (1.0, *ranges) if picture.mode == "F" else ranges
         top = next((r for r in ranges if high <= r), values.max())
-        remarks.append(f"its values are taken as 0 to {top:.0f}: check the brightness")
+        if top != 1:
+            remarks.append(f"its values are taken as 0 to {top:.0f}: check the brightness")
     return Image.fromarray(np.rint(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
 
 

@@ -148,7 +148,7 @@ class CategorySettings(BaseModel):
     template: str = Field(
         default="",
         max_length=1000,
-        description="Caption template of this category; empty: the category's own one.",
+        description="Caption template of this category; empty: the dataset's or its own one.",
     )
     repeats: int = Field(
         default=1,
@@ -185,11 +185,13 @@ class DatasetSettings(BaseModel):
         description="Rare word that will call the concept up, for example 'zoe person'.",
     )
     template: str = Field(
-        default=DEFAULT_TEMPLATE,
+        default="",
         max_length=1000,
         description=(
             "How a caption is made from {trigger}, {caption} and {category}; a comma-separated "
-            "part whose placeholder is empty is left out."
+            "part whose placeholder is empty is left out. Empty: '{trigger}, {caption}', and in "
+            "category folders the category's own template, for example 'wearing {trigger}, "
+            "{caption}' in attire/."
         ),
     )
     default_caption: str = Field(

@@ -1,0 +1,313 @@
+"""Find the pictures of a dataset folder, with the caption and mask that belong to each.
+
+Layouts, which may be mixed:
+
+    folder/picture.png + picture.txt          flat
+    folder/10_zoe/...                         ten repeats of the concept "zoe" (sd-scripts)
+    folder/characters/...                     one of the four categories
+    folder/characters/zoe/... or 10_zoe/...   a concept inside a category, its name the trigger
+
+A mask lies beside its picture as NAME-masklabel.png or in a sub-folder masks/ as NAME.png.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .captions import CAPTION_EXTENSIONS
+from .errors import DatasetError
+from .records import CATEGORIES, MAX_REPEATS, Issue
+
+MAX_FILES = 100_000
+MASK_FOLDER = "masks"
+MASK_SUFFIX = "-masklabel"
+DEPTH = 4  # folder / category / concept / masks
+LIST_DEPTH = 3  # how deep list_folders looks below a root
+
+_REPEATS = re.compile(r"([0-9]+)_(.*\S)\s*")
+_PICTURES_WE_LACK = {".heic", ".heif", ".jxl", ".psd", ".raw", ".cr2", ".nef", ".dng", ".svg"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """The folder a picture lies in and what its name says. `place` is relative, "" for the top."""
+
+    place: str = ""
+    category: str = ""
+    concept: str = ""
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """One picture file and its companions; `name` is its path relative to the dataset folder."""
+
+    path: Path
+    name: str
+    group: Group
+    caption: Path | None = None
+    mask: Path | None = None
+
+
+@dataclass
+class Scan:
+    """What lies in a dataset folder: pictures in training order, and remarks."""
+
+    found: list[Found] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
+
+
+def natural_key(name: str) -> tuple:
+    """Sort key: numbers by value ("2" before "10"), letters without regard to case."""
+    text = unicodedata.normalize("NFC", name)
+    parts = re.split(r"([0-9]+)", text.casefold())
+    return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), text
+
+
+def scan_folder(
+    folder: Path, extensions: Sequence[str], allowed_roots: Iterable[Path] = ()
+) -> Scan:
+    """Find the pictures of a dataset; nothing is opened.
+
+    Args:
+        folder: the dataset.
+        extensions: lower-case endings of pictures, with the dot.
+        allowed_roots: folders that links inside the dataset may lead to, besides itself.
+
+    Raises:
+        DatasetError: the folder is missing, unreadable, or holds more than MAX_FILES files.
+    """
+    return _Scanner(folder, extensions, allowed_roots).run()
+
+
+class _Scanner:
+    def __init__(self, folder: Path, extensions: Sequence[str], allowed_roots: Iterable[Path]):
+        self.folder = folder
+        self.extensions = tuple(extensions)
+        self.roots = [os.path.realpath(root) for root in (folder, *allowed_roots)]
+        self.scan = Scan()
+        self.files_seen = 0
+
+    def run(self) -> Scan:
+        if not self.folder.is_dir():
+            raise DatasetError(f"There is no dataset folder {self.folder.name!r}: create it.")
+        try:
+            self._read(self.folder, Group(), top=True)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DatasetError(
+                f"{self.folder.name}: the folder is unreadable ({reason})."
+            ) from None
+        return self.scan
+
+    def _note(self, place: str, severity: str, message: str) -> None:
+        self.scan.issues.append(Issue(place, severity, message))
+
+    def _read(self, folder: Path, group: Group, top: bool = False) -> None:
+        files, folders = self._entries(folder, group.place)
+        self._take_pictures(folder, files, folders, group)
+        inside = [name for name in folders if name.lower() != MASK_FOLDER]
+        order = list(CATEGORIES)
+        inside.sort(key=lambda n: order.index(n.lower()) if n.lower() in order else len(order))
+        for name in inside:
+            place = f"{group.place}{name}/"
+            child = self._child(group, name, place, top)
+            if child is not None:
+                try:
+                    self._read(folder / name, child)
+                except OSError as error:
+                    self._note(place, "error", f"the folder is unreadable ({error.strerror})")
+
+    def _child(self, group: Group, name: str, place: str, top: bool) -> Group | None:
+        if top and name.lower() in CATEGORIES:
+            return Group(place, name.lower())
+        match = _REPEATS.fullmatch(name)
+        in_category = bool(group.category) and not group.concept
+        if match and (top or in_category):
+            repeats = int(match[1][:9])
+            if not 1 <= repeats <= MAX_REPEATS:
+                self._note(
+                    place,
+                    "warning" if repeats == 0 else "error",
+                    f"{repeats} repeats: its pictures are left out; "
+                    f"rename it to a number from 1 to {MAX_REPEATS}, an underscore and a name",
+                )
+                return None
+            return Group(place, group.category, match[2].strip(), repeats)
+        if in_category:
+            return Group(place, group.category, name)
+        names = ", ".join(CATEGORIES)
+        self._note(
+            place,
+            "warning",
+            f"this folder is not read: move the pictures up, or name it 1_NAME or one of {names}"
+            if top
+            else "this folder is too deep and not read: move its pictures up",
+        )
+        return None
+
+    def _entries(self, folder: Path, place: str) -> tuple[list[str], list[str]]:
+        """Names of files and sub-folders in natural order, without hidden and refused ones."""
+        files, folders = [], []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                self.files_seen += 1
+                if self.files_seen > MAX_FILES:
+                    raise DatasetError(
+                        f"{self.folder.name} holds more than {MAX_FILES} files: split it."
+                    )
+                refusal = self._refuse_link(entry)
+                if refusal:
+                    self._note(place + entry.name, "error", refusal)
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                else:
+                    files.append(entry.name)
+        return sorted(files, key=natural_key), sorted(folders, key=natural_key)
+
+    def _refuse_link(self, entry: os.DirEntry) -> str:
+        if not entry.is_symlink() and not getattr(entry, "is_junction", bool)():
+            return ""
+        target = os.path.realpath(entry.path)
+        if not os.path.exists(target):
+            return "the link leads nowhere: copy the file here"
+        if not any(_within(root, target) for root in self.roots):
+            return "the link leads out of the dataset folder: copy the file here"
+        return ""
+
+    def _take_pictures(
+        self, folder: Path, files: list[str], folders: list[str], group: Group
+    ) -> None:
+        captions: dict[str, list[str]] = {}
+        pictures: dict[str, list[str]] = {}
+        masks: dict[str, Path] = {}
+        for name in files:
+            stem, extension = _split(name)
+            if extension in CAPTION_EXTENSIONS:
+                captions.setdefault(stem, []).append(name)
+            elif extension not in self.extensions:
+                self._note_other(group.place + name, extension)
+            elif stem.endswith(MASK_SUFFIX):
+                masks[stem.removesuffix(MASK_SUFFIX)] = folder / name
+            else:
+                pictures.setdefault(stem, []).append(name)
+        for name in folders:
+            if name.lower() == MASK_FOLDER:
+                for file in self._entries(folder / name, f"{group.place}{name}/")[0]:
+                    if _split(file)[1] in self.extensions:
+                        masks.setdefault(_split(file)[0], folder / name / file)
+        self._note_leftovers(group.place, pictures, captions, masks)
+        for stem, names in pictures.items():
+            caption = min(captions.get(stem, [""]), key=_caption_rank)
+            for name in names:
+                self.scan.found.append(
+                    Found(
+                        folder / name,
+                        group.place + name,
+                        group,
+                        folder / caption if caption else None,
+                        masks.get(stem),
+                    )
+                )
+
+    def _note_leftovers(self, place: str, pictures: dict, captions: dict, masks: dict) -> None:
+        for names in pictures.values():
+            if len(names) > 1:
+                message = f"shares its name with {names[0]}: rename one, they get the same caption"
+                for name in names[1:]:
+                    self._note(place + name, "warning", message)
+        for stem, names in captions.items():
+            if stem not in pictures:
+                self._note(place + names[0], "warning", "a caption without a picture of its name")
+            elif len(names) > 1:
+                kept, *others = sorted(names, key=_caption_rank)
+                for name in others:
+                    self._note(place + name, "warning", f"not used: {kept} is the caption")
+        for stem, path in masks.items():
+            if stem not in pictures:
+                self._note(place + path.name, "warning", "a mask without a picture of its name")
+
+    def _note_other(self, name: str, extension: str) -> None:
+        if name.rsplit("/", 1)[-1].lower() == "metadata.jsonl":
+            self._note(name, "warning", "captions in it are not read: use same-name .txt files")
+        elif extension in _PICTURES_WE_LACK:
+            self._note(name, "warning", "this format is not read: save the picture as PNG or JPEG")
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names, sizes and times of all files a scan of `folder` could look at."""
+    lines = []
+    for path, info in _walk(folder, DEPTH):
+        lines.append(f"{path.relative_to(folder).as_posix()}\0{info.st_size}\0{info.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def list_folders(root: Path, extensions: Sequence[str]) -> list[str]:
+    """Names, relative to `root`, of the folders that look like datasets, in natural order.
+
+    A dataset's own category, repeat and mask folders are not listed beside it.
+    """
+    names: list[str] = []
+
+    def visit(folder: Path, place: str, depth: int) -> None:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: natural_key(e.name))
+        except OSError:
+            return
+        folders = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        parts = [n for n in folders if _is_part(n)]
+        if place and (parts or any(_split(e.name)[1] in extensions for e in entries)):
+            names.append(place)
+        if depth:
+            for name in folders:
+                if name not in parts:
+                    visit(folder / name, f"{place}/{name}" if place else name, depth - 1)
+
+    visit(root, "", LIST_DEPTH)
+    return names
+
+
+def _is_part(name: str) -> bool:
+    known = name.lower() in CATEGORIES or name.lower() == MASK_FOLDER
+    return known or _REPEATS.fullmatch(name) is not None
+
+
+def _walk(folder: Path, depth: int) -> Iterator[tuple[Path, os.stat_result]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    if entry.name.startswith("."):
+                        continue
+                    if not entry.is_dir():
+                        yield Path(entry.path), entry.stat()
+                    elif depth > 1:
+                        yield from _walk(Path(entry.path), depth - 1)
+                except OSError:  # a broken link: a scan reports it
+                    continue
+    except OSError:
+        return
+
+
+def _within(root: str, target: str) -> bool:
+    try:
+        return os.path.commonpath((root, target)) == root
+    except ValueError:  # another drive
+        return False
+
+
+def _split(name: str) -> tuple[str, str]:
+    stem, extension = os.path.splitext(name)
+    return unicodedata.normalize("NFC", stem), extension.lower()
+
+
+def _caption_rank(name: str) -> tuple[int, str]:
+    extension = _split(name)[1]
+    known = extension in CAPTION_EXTENSIONS
+    return (CAPTION_EXTENSIONS.index(extension) if known else len(CAPTION_EXTENSIONS)), name

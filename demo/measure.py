@@ -19,7 +19,7 @@ STAGES = {
 
 
 class PeakMemory:
-    """Peak resident memory in MB of a process and its children, sampled while the context is open."""
+    """Peak resident MB of a process and its children, sampled while the context is open."""
 
     def __init__(self, pid: int, interval_s: float = 0.25) -> None:
         self.pid, self.interval_s, self.peak_mb = pid, interval_s, 0.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .pose.model import BODY_NAMES, Person
+from .pose import BODY_NAMES, DEFAULT_THRESHOLD, Person
 from .shapes import Capsule, Ellipse, HalfPlane, Hull, Point, Shape
 
 # Back to front: what a later region covers is hidden in an earlier one of the same person.
@@ -50,13 +50,13 @@ class Margins:
         clothes: added to the thickness of limbs and torso, as a fraction of it.
         hair: added to the skull, as a fraction of its size.
         waist: where upper turns into lower: 0 at the hip joints, 1 at the neck.
-        min_confidence: joints less certain than this are treated as missing.
+        min_confidence: joints less certain than this are treated as missing, as in the drawing.
     """
 
     clothes: float = 0.25
     hair: float = 0.3
     waist: float = 0.15
-    min_confidence: float = 0.2
+    min_confidence: float = DEFAULT_THRESHOLD
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,346 @@
-"""Nodes of the menu section troupe/dataset."""
+"""Nodes of the menu section troupe/training that say what to learn from."""
 
-from comfy_api.v0_0_2 import io
+from pathlib import Path
 
-NODES: list[type[io.ComfyNode]] = []
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+import yaml
+from comfy_api.v0_0_2 import io, ui
+from pydantic import ValidationError
+
+from ..training.buckets import count_buckets, plan_buckets
+from ..training.dataset import Dataset, DatasetSettings, read_dataset
+from ..training.errors import DatasetError
+from ..training.folders import fingerprint, list_folders
+from ..training.records import CATEGORIES, EXTENSIONS, CategorySettings, first_problem
+from ..training.sheet import contact_sheet
+from ..training.store import keep_pictures
+from .runtime.paths import PathError, dataset_roots, find_below
+from .runtime.types import Dataset as DatasetSocket
+
+CATEGORY = "troupe/training"
+IN_DATASETS = " [datasets]"  # marks a name that lies in input/ as well
+STORE = ("troupe", "datasets")  # below output/
+NO_CATEGORY = "none"
+
+
+def _text(name: str, model: type = DatasetSettings, prefix: str = "", **more) -> io.Input:
+    """A text widget made from the settings field `name`."""
+    field = model.model_fields[name]
+    return io.String.Input(
+        f"{prefix}_{name}" if prefix else name,
+        default=field.default,
+        optional=True,
+        tooltip=f"For {prefix}/: {field.description}" if prefix else field.description,
+        **more,
+    )
+
+
+def _resolution() -> io.Input:
+    return io.Int.Input(
+        "resolution",
+        default=1024,
+        min=64,
+        max=4096,
+        step=8,
+        optional=True,
+        advanced=True,
+        tooltip="The resolution you will train at: for the buckets shown on the contact sheet "
+        "and the hint about small pictures. It changes nothing in the dataset.",
+    )
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        DatasetSocket.Output(display_name="dataset", tooltip="For Train LoRA."),
+        io.Image.Output(
+            display_name="contact sheet",
+            tooltip="Thumbnails with category, bucket and caption; what a bucket cuts off is dark.",
+        ),
+        io.String.Output(
+            display_name="report",
+            tooltip="Counts per category, and every picture that was left out or looks wrong.",
+        ),
+    ]
+
+
+class TroupeLoadDataset(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TroupeLoadDataset",
+            display_name="Load Dataset",
+            category=CATEGORY,
+            search_aliases=["training images", "lora dataset", "captions", "load folder"],
+            description="Read a folder of pictures and captions to train a LoRA from. Pictures "
+            "may lie flat, in 10_name folders, or in poses/, attire/, characters/ and "
+            "backgrounds/. Damaged, tiny, blurred and double pictures are named in the report.",
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=_folder_names(),
+                    tooltip="A folder in ComfyUI's input/ or datasets/. Captions are same-name "
+                    ".txt files beside the pictures.",
+                ),
+                _text("trigger"),
+                _text("default_caption", advanced=True),
+                _text("template", advanced=True),
+                *(
+                    _text(name, CategorySettings, category, advanced=True)
+                    for category in CATEGORIES
+                    for name in ("trigger", "template")
+                ),
+                _resolution(),
+                io.String.Input(
+                    "options",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Further settings as YAML, for example "
+                    "'categories: {attire: {repeats: 3}}'. Filled-in fields above come first.",
+                ),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # so that a dataset can be looked at on its own
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        if folder is None:  # linked: known only when it runs
+            return True
+        try:
+            _find_folder(folder)
+        except PathError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str | None = None, **_) -> str:
+        try:
+            return fingerprint(_find_folder(folder)) if folder else ""
+        except PathError as error:
+            return str(error)
+
+    @classmethod
+    def execute(
+        cls,
+        folder: str,
+        trigger: str = "",
+        default_caption: str = "",
+        template: str = "",
+        poses_trigger: str = "",
+        poses_template: str = "",
+        attire_trigger: str = "",
+        attire_template: str = "",
+        characters_trigger: str = "",
+        characters_template: str = "",
+        backgrounds_trigger: str = "",
+        backgrounds_template: str = "",
+        resolution: int = 1024,
+        options: str = "",
+    ) -> io.NodeOutput:
+        by_category = {
+            "poses": {"trigger": poses_trigger, "template": poses_template},
+            "attire": {"trigger": attire_trigger, "template": attire_template},
+            "characters": {"trigger": characters_trigger, "template": characters_template},
+            "backgrounds": {"trigger": backgrounds_trigger, "template": backgrounds_template},
+        }
+        typed = {"trigger": trigger, "default_caption": default_caption, "template": template}
+        settings = _settings(typed, by_category, options)
+        dataset = read_dataset(
+            _find_folder(folder),
+            settings,
+            resolution=resolution,
+            allowed_roots=[Path(root) for root in dataset_roots()],
+            progress=_progress(),
+        )
+        return _result(cls, dataset, resolution)
+
+
+class TroupeDatasetFromImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TroupeDatasetFromImages",
+            display_name="Dataset from Images",
+            category=CATEGORY,
+            search_aliases=["training images", "lora dataset", "images to dataset"],
+            description="Make a dataset of pictures from the graph: batches, lists of pictures "
+            "of different sizes, frames of a video. They are kept as PNG files in "
+            "output/troupe/datasets, the same pictures only once.",
+            is_input_list=True,
+            inputs=[
+                io.Image.Input("images", tooltip="Batches or a list; every picture is one item."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="White where to learn from: one mask for all pictures, or one each.",
+                ),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="One line for all pictures, one line per picture, or a list of texts.",
+                ),
+                _text("trigger"),
+                io.Combo.Input(
+                    "category",
+                    options=[NO_CATEGORY, *CATEGORIES],
+                    default=NO_CATEGORY,
+                    optional=True,
+                    tooltip="What the pictures teach; it chooses the caption template. "
+                    + "; ".join(f"{c.name}: {c.help}" for c in CATEGORIES.values())
+                    + ".",
+                ),
+                io.Int.Input(
+                    "repeats",
+                    default=1,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    tooltip="How often one epoch shows each picture.",
+                ),
+                _text("template", advanced=True),
+                _resolution(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # so that a dataset can be looked at on its own
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[torch.Tensor],
+        mask: list[torch.Tensor] | None = None,
+        captions: list[str] | str = "",
+        trigger: list[str] | str = "",
+        category: list[str] | str = NO_CATEGORY,
+        repeats: list[int] | int = 1,
+        template: list[str] | str = "",
+        resolution: list[int] | int = 1024,
+    ) -> io.NodeOutput:
+        chosen = _first(category)
+        if chosen not in (NO_CATEGORY, *CATEGORIES):
+            raise DatasetError(f"Unknown category {chosen!r}: choose one of {list(CATEGORIES)}.")
+        pictures = [image.cpu().numpy() for batch in images for image in _batch(batch, 4)]
+        dataset = keep_pictures(
+            Path(folder_paths.get_output_directory(), *STORE),
+            pictures,
+            _captions(captions, len(pictures)),
+            _settings({"trigger": _first(trigger), "template": _first(template)}, {}, ""),
+            _masks(mask, len(pictures)),
+            "" if chosen == NO_CATEGORY else chosen,
+            _first(repeats),
+            _first(resolution),
+            _progress(),
+        )
+        return _result(cls, dataset, _first(resolution))
+
+
+def _folder_names() -> list[str]:
+    first, *others = (Path(root) for root in dataset_roots())
+    names = list_folders(first, EXTENSIONS)
+    for root in others:
+        names += [
+            name + IN_DATASETS if (first / name).exists() else name
+            for name in list_folders(root, EXTENSIONS)
+        ]
+    return list(dict.fromkeys(names))
+
+
+def _find_folder(name: str) -> Path:
+    roots = dataset_roots()
+    if name.endswith(IN_DATASETS):
+        name, roots = name.removesuffix(IN_DATASETS), roots[1:]
+    path = find_below(roots, name, "dataset folder")
+    if not path.is_dir():
+        raise PathError(f"dataset folder {name!r} is a file: name the folder that holds it.")
+    return path
+
+
+def _settings(typed: dict, by_category: dict[str, dict], options: str) -> DatasetSettings:
+    """Widget values over YAML options; empty widgets leave the option as it is."""
+    try:
+        data = yaml.safe_load(options) or {}
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise DatasetError(f"options: line {line} is not YAML: write 'name: value'.") from None
+    if not isinstance(data, dict):
+        raise DatasetError("options: write 'name: value' lines.")
+    if data.keys() & {"folder", "items"}:
+        raise DatasetError("options: folder and items cannot be set here; use the folder widget.")
+    data.update({key: value for key, value in typed.items() if value.strip()})
+    categories = data.setdefault("categories", {})
+    for category, values in by_category.items():
+        filled = {key: value for key, value in values.items() if value.strip()}
+        if filled and isinstance(categories, dict):
+            categories[category] = {**(categories.get(category) or {}), **filled}
+    try:
+        return DatasetSettings.model_validate(data)
+    except ValidationError as error:
+        raise DatasetError(f"Dataset settings: {first_problem(error)}.") from None
+
+
+def _first(value):
+    return value[0] if isinstance(value, list) else value
+
+
+def _batch(tensor: torch.Tensor, dims: int) -> torch.Tensor:
+    return tensor if tensor.ndim == dims else tensor[None]
+
+
+def _captions(captions: list[str] | str, count: int) -> list[str]:
+    """One text per picture, or one for all."""
+    if isinstance(captions, list) and len(captions) > 1:
+        return captions
+    lines = str(_first(captions)).strip("\r\n").splitlines() or [""]
+    if len(lines) not in (1, count):
+        lines = [line for line in lines if line.strip()]
+    return lines
+
+
+def _masks(masks: list[torch.Tensor] | None, count: int) -> list:
+    if not masks:
+        return []
+    single = [mask.cpu().numpy() for batch in masks for mask in _batch(batch, 3)]
+    return single * count if len(single) == 1 else single
+
+
+def _progress():
+    """A callback that moves the node's bar and raises when the user interrupts."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def update(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return update
+
+
+def _result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -> io.NodeOutput:
+    placements = plan_buckets(dataset.items, resolution)
+    buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
+    report = f"{dataset.report()}\n  buckets at {resolution} px: {buckets}"
+    sheet = torch.from_numpy(contact_sheet(dataset, placements)).to(torch.float32)[None] / 255.0
+    _show_text(cls, report)
+    shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}
+    return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def _show_text(cls: type[io.ComfyNode], text: str) -> None:
+    """Write the report on the node, as core's Get Image Size does; nothing without a server."""
+    from server import PromptServer
+
+    node_id = getattr(cls.hidden, "unique_id", None) if cls.hidden else None
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)
+
+
+NODES: list[type[io.ComfyNode]] = [TroupeLoadDataset, TroupeDatasetFromImages]

@@ -80,24 +80,33 @@ class Placement:
         return replace(self, crop_left_top=(left, top))
 
 
+def default_step(resolution: int) -> int:
+    """64 from 512 px on, below that the largest step that leaves eight in a square's side."""
+    return max((s for s in STEPS if s * 8 <= resolution), default=STEPS[0])
+
+
 def bucket_sizes(
-    resolution: int, step: int = 64, min_size: int | None = None, max_size: int | None = None
+    resolution: int,
+    step: int | None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
 ) -> list[Size]:
     """All bucket sizes: sides multiples of `step`, area at most resolution^2, as large as that
     allows.
 
     Args:
         resolution: side of the square bucket in pixels.
-        step: every side is a multiple of it, one of STEPS.
+        step: every side is a multiple of it, one of STEPS; `default_step` if None.
         min_size, max_size: bounds of a side; by default half and twice the resolution.
 
     Raises:
         DatasetError: a value is out of range, named with its bounds.
     """
-    low = max(step, -(-_or_default(min_size, resolution // 2) // step) * step)
-    high = _or_default(max_size, 2 * resolution) // step * step
+    step = default_step(resolution) if step is None else step
     if step not in STEPS:
         raise DatasetError(f"Bucket step {step} is not one of {', '.join(map(str, STEPS))}.")
+    low = max(step, -(-_or_default(min_size, resolution // 2) // step) * step)
+    high = _or_default(max_size, 2 * resolution) // step * step
     if resolution < step:
         raise DatasetError(f"Resolution {resolution} is below the bucket step {step}: raise it.")
     if low > resolution or high < resolution // step * step:
@@ -115,7 +124,7 @@ def bucket_sizes(
 def plan_buckets(
     items: Iterable[DatasetItem],
     resolution: int,
-    step: int = 64,
+    step: int | None = None,
     min_size: int | None = None,
     max_size: int | None = None,
     upscale: bool = False,
@@ -131,6 +140,7 @@ def plan_buckets(
     Raises:
         DatasetError: see `bucket_sizes` and `Placement.with_crop`.
     """
+    step = default_step(resolution) if step is None else step
     buckets = bucket_sizes(resolution, step, min_size, max_size)
     high = max(max(bucket) for bucket in buckets)
     placements = []
@@ -144,6 +154,15 @@ def plan_buckets(
         plain = Placement(item, bucket, _cover(size, bucket), (0, 0), size)
         placements.append(plain.with_crop(crop))
     return placements
+
+
+def count_buckets(placements: Iterable[Placement]) -> dict[Size, int]:
+    """How many samples, with repeats, one epoch has of every size; the most frequent first."""
+    counts: dict[Size, int] = {}
+    for placement in placements:
+        size = placement.bucket_size
+        counts[size] = counts.get(size, 0) + placement.item.repeats
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def place_image(placement: Placement, crop: str | tuple[int, int] | None = None) -> torch.Tensor:

@@ -5,19 +5,18 @@ works outside the interpreter lock), `quality` looks at the pixels, `captions` m
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from .captions import compose_caption, read_caption
+from .captions import read_caption
 from .errors import DatasetError
 from .folders import Found, Scan, scan_folder
 from .images import read_picture
 from .quality import Traits, find_near_duplicates, is_blurred, measure
 from .records import (
     CATEGORIES,
-    DEFAULT_TEMPLATE,
     MAX_REPEATS,
     CategorySettings,
     Dataset,
@@ -83,18 +82,33 @@ def read_dataset(
     name = settings.name or folder.name
     if not scan.found:
         raise DatasetError(_nothing_found(name, scan))
-    issues = [*scan.issues, *_unused_settings(scan.found, settings)]
-    looks = _look_at_all(scan.found, progress)
-    kept = [(f, look) for f, look in zip(scan.found, looks, strict=True) if not look.error]
-    issues += [
-        Issue(f.name, "error", look.error)
-        for f, look in zip(scan.found, looks, strict=True)
-        if look.error
-    ]
+    remarks = [*scan.issues, *_unused_settings(scan.found, settings)]
+    return describe(scan.found, settings, name, remarks, resolution, progress)
+
+
+def describe(
+    found: Sequence[Found],
+    settings: DatasetSettings,
+    name: str,
+    remarks: Sequence[Issue] = (),
+    resolution: int = 1024,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Look at every picture once; the dataset has its issues after `remarks`.
+
+    Raises:
+        DatasetError: none of the pictures can be used.
+    """
+    issues = list(remarks)
+    looks = _look_at_all(found, progress)
+    pairs = list(zip(found, looks, strict=True))
+    issues += [Issue(f.name, "error", look.error) for f, look in pairs if look.error]
+    kept = [(f, look) for f, look in pairs if not look.error]
     if not kept:
-        raise DatasetError(f"{name}: none of its pictures can be used. {issues[-1].message}")
+        bad = issues[-1]
+        raise DatasetError(f"{name}: none of its pictures can be used. {bad.path}: {bad.message}")
     items = tuple(_make_item(f, look, settings, issues) for f, look in kept)
-    issues += _quality_hints([f for f, _ in kept], [look for _, look in kept], resolution)
+    issues += _quality_hints(kept, resolution)
     return Dataset(items, tuple(issues), name)
 
 
@@ -134,7 +148,7 @@ def _without_name(error: DatasetError, path: Path) -> str:
     return str(error).removeprefix(f"{path.name}: ")
 
 
-def _look_at_all(found: list[Found], progress: Progress | None) -> list[_Look]:
+def _look_at_all(found: Sequence[Found], progress: Progress | None) -> list[_Look]:
     looks = []
     pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1))
     try:
@@ -151,15 +165,21 @@ def _make_item(
     found: Found, look: _Look, settings: DatasetSettings, issues: list[Issue]
 ) -> DatasetItem:
     group = found.group
-    category = settings.categories.get(group.category, CategorySettings())
-    trigger = _trigger(found, settings, category)
+    own = settings.categories.get(group.category, CategorySettings())
     issues += [Issue(found.name, "warning", remark) for remark in look.remarks]
+    written = _written_caption(found, issues)
+    caption = settings.caption_for(written, group.category, group.concept)
+    if not caption:
+        message = "no caption: write one in a same-name .txt file, or set a trigger"
+        issues.append(Issue(found.name, "warning", message))
+    elif not written:
+        issues.append(Issue(found.name, "hint", f'has no caption of its own: "{caption}" is used'))
     return DatasetItem(
         path=found.path,
-        caption=_caption(found, trigger, settings, category, issues),
+        caption=caption,
         category=group.category,
-        trigger=trigger,
-        repeats=min(MAX_REPEATS, group.repeats * category.repeats),
+        trigger=settings.trigger_for(group.category, group.concept),
+        repeats=min(MAX_REPEATS, group.repeats * own.repeats),
         width=look.width,
         height=look.height,
         digest=look.digest,
@@ -168,56 +188,31 @@ def _make_item(
     )
 
 
-def _trigger(found: Found, settings: DatasetSettings, category: CategorySettings) -> str:
-    """The most specific one; but what was typed for the dataset beats a top-level 10_name."""
-    if found.group.category:
-        return found.group.concept or category.trigger.strip() or settings.trigger.strip()
-    return settings.trigger.strip() or found.group.concept
-
-
-def _caption(
-    found: Found,
-    trigger: str,
-    settings: DatasetSettings,
-    category: CategorySettings,
-    issues: list[Issue],
-) -> str:
-    written, remark = "", ""
-    if found.caption is not None:
-        try:
-            written, remark = read_caption(found.caption)
-        except OSError as error:
-            remark = f"the caption file cannot be read ({error.strerror})"
+def _written_caption(found: Found, issues: list[Issue]) -> str:
+    if not isinstance(found.caption, Path):
+        return found.caption or ""
+    try:
+        written, remark = read_caption(found.caption)
+    except OSError as error:
+        written, remark = "", f"its caption file cannot be read ({error.strerror})"
     if remark:
         issues.append(Issue(found.name, "warning", remark))
-    own = CATEGORIES[found.group.category].template if found.group.category else DEFAULT_TEMPLATE
-    template = category.template or settings.template or own
-    text = compose_caption(
-        template, written or settings.default_caption, trigger, found.group.category
-    )
-    text = text or trigger
-    if not text:
-        issues.append(
-            Issue(found.name, "warning", "no caption: write one in a same-name .txt file")
-        )
-    elif not written and not remark:
-        issues.append(Issue(found.name, "hint", f'no caption file: its caption is "{text}"'))
-    return text
+    return written
 
 
-def _quality_hints(found: list[Found], looks: list[_Look], resolution: int) -> list[Issue]:
+def _quality_hints(pairs: Sequence[tuple[Found, _Look]], resolution: int) -> list[Issue]:
     issues = []
     first_of: dict[str, int] = {}
-    alike = find_near_duplicates([look.traits for look in looks])
+    alike = find_near_duplicates([look.traits for _, look in pairs])
     small = f"smaller than half of {resolution} px: use a larger version, or train smaller"
-    for index, (f, look) in enumerate(zip(found, looks, strict=True)):
+    for index, (f, look) in enumerate(pairs):
         first = first_of.setdefault(look.digest, index)
         if first != index:
             issues.append(
-                Issue(f.name, "warning", f"the same file as {found[first].name}: keep one")
+                Issue(f.name, "warning", f"the same file as {pairs[first][0].name}: keep one")
             )
         elif index in alike:
-            message = f"looks nearly the same as {found[alike[index]].name}: keep the better one"
+            message = f"looks nearly the same as {pairs[alike[index]][0].name}: keep the better one"
             issues.append(Issue(f.name, "hint", message))
         if min(look.width, look.height) < resolution / 2:
             issues.append(Issue(f.name, "hint", small))

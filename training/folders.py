@@ -44,12 +44,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Found:
-    """One picture file and its companions; `name` is its path relative to the dataset folder."""
+    """One picture file and its companions; `name` is its path relative to the dataset folder.
+
+    `caption` is the text itself where it does not come from a file.
+    """
 
     path: Path
     name: str
     group: Group
-    caption: Path | None = None
+    caption: Path | str | None = None
     mask: Path | None = None
 
 
@@ -64,8 +67,9 @@ class Scan:
 def natural_key(name: str) -> tuple:
     """Sort key: numbers by value ("2" before "10"), letters without regard to case."""
     text = unicodedata.normalize("NFC", name)
-    parts = re.split(r"([0-9]+)", text.casefold())
-    return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), text
+    stem, extension = os.path.splitext(text.casefold())
+    parts = re.split(r"([0-9]+)", stem)
+    return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), extension, text
 
 
 def scan_folder(

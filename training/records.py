@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from .captions import check_template
+from .captions import check_template, compose_caption
 from .errors import DatasetError
 
 FORMAT_VERSION = 1  # of Dataset.to_json
@@ -217,6 +217,27 @@ class DatasetSettings(BaseModel):
     @classmethod
     def _dotted(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple("." + v.lower().lstrip(".") for v in values)
+
+    def trigger_for(self, category: str = "", concept: str = "") -> str:
+        """The most specific trigger; but what is typed for the dataset beats a top-level 10_name.
+
+        Args:
+            category: "" or a key of CATEGORIES.
+            concept: what the picture's folder is called, without its repeats.
+        """
+        if not category:
+            return self.trigger.strip() or concept
+        own = self.categories.get(category, CategorySettings())
+        return concept or own.trigger.strip() or self.trigger.strip()
+
+    def caption_for(self, written: str, category: str = "", concept: str = "") -> str:
+        """The finished caption of a picture beside which `written` stands ("" for nothing)."""
+        own = self.categories.get(category, CategorySettings())
+        built_in = CATEGORIES[category].template if category else DEFAULT_TEMPLATE
+        template = own.template or self.template or built_in
+        trigger = self.trigger_for(category, concept)
+        text = compose_caption(template, written or self.default_caption, trigger, category)
+        return text or trigger
 
 
 def first_problem(error: ValidationError) -> str:

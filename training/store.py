@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,46 +9,48 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .captions import compose_caption
+from .dataset import Progress, describe
 from .errors import DatasetError
-from .folders import MASK_SUFFIX
+from .folders import MASK_SUFFIX, Found, Group
 from .images import MATTE
-from .records import CATEGORIES, DEFAULT_TEMPLATE, Dataset, DatasetItem, DatasetSettings, Issue
+from .records import Dataset, DatasetSettings, Issue
 
 
 def keep_pictures(
     root: Path,
     images_hwc: Sequence[np.ndarray],
     captions: Sequence[str],
+    settings: DatasetSettings,
     masks_hw: Sequence[np.ndarray | None] = (),
-    settings: DatasetSettings | None = None,
     category: str = "",
     repeats: int = 1,
+    resolution: int = 1024,
+    progress: Progress | None = None,
 ) -> Dataset:
     """Write pictures to root/<digest of pictures and masks>/0001.png ... and describe them.
 
-    A folder appears complete or not at all; the same pictures are written once.
+    A file appears complete or not at all; the same pictures are written once.
 
     Args:
         root: the store; made if missing.
         images_hwc: float (height, width, 1, 3 or 4) in [0, 1]; alpha is filled with mid grey.
         captions: one per picture, or one for all; "" stands for no caption.
+        settings: trigger, templates and default caption.
         masks_hw: float (height, width) in [0, 1] per picture, 1 = learn from here, or None;
             another size is stretched, an empty mask is left out and named in the issues.
-        settings: trigger, templates and default caption.
         category: "" or a key of CATEGORIES.
         repeats: how often an epoch shows each picture.
+        resolution, progress: as for `dataset.read_dataset`.
 
     Raises:
         DatasetError: no pictures, a wrong number of captions or masks, odd shapes or values.
     """
-    settings = settings or DatasetSettings()
     texts = _spread(captions, len(images_hwc))
     if masks_hw and len(masks_hw) != len(images_hwc):
         raise DatasetError(
             f"{len(masks_hw)} masks for {len(images_hwc)} pictures: give one for each, or none."
         )
-    pictures = [_to_bytes(image, f"picture {n}") for n, image in enumerate(images_hwc, 1)]
+    pictures = [_to_bytes(image, f"Picture {n}") for n, image in enumerate(images_hwc, 1)]
     issues: list[Issue] = []
     masks = [
         _mask_to_bytes(mask, picture.shape[:2], n, issues)
@@ -58,28 +59,20 @@ def keep_pictures(
         )
     ]
     folder = _write(root, pictures, masks)
-    items = []
-    for number, (pixels, mask) in enumerate(zip(pictures, masks, strict=True), 1):
-        path = folder / _name(number)
-        mask_path = folder / _name(number, MASK_SUFFIX) if mask is not None else None
-        caption = _caption(texts[number - 1], settings, category)
-        if not caption:
-            issues.append(Issue(path.name, "warning", "no caption: type one, or set a trigger"))
-        items.append(
-            DatasetItem(
-                path=path,
-                caption=caption,
-                category=category,
-                trigger=_category_trigger(settings, category),
-                repeats=repeats,
-                width=pixels.shape[1],
-                height=pixels.shape[0],
-                digest=_file_digest(path),
-                mask_path=mask_path,
-                mask_digest=_file_digest(mask_path) if mask_path else "",
-            )
+    group = Group(category=category, repeats=repeats)
+    found = [
+        Found(
+            folder / _name(n),
+            _name(n),
+            group,
+            " ".join(texts[n - 1].split()),
+            folder / _name(n, MASK_SUFFIX) if mask is not None else None,
         )
-    return Dataset(tuple(items), tuple(issues), settings.name or "pictures from the graph")
+        for n, mask in enumerate(masks, 1)
+    ]
+    return describe(
+        found, settings, settings.name or "pictures from the graph", issues, resolution, progress
+    )
 
 
 def _spread(captions: Sequence[str], count: int) -> list[str]:
@@ -92,22 +85,6 @@ def _spread(captions: Sequence[str], count: int) -> list[str]:
             f"{len(captions)} captions for {count} pictures: give one for all, or one per picture."
         )
     return list(captions)
-
-
-def _category_trigger(settings: DatasetSettings, category: str) -> str:
-    own = settings.categories.get(category)
-    return (own.trigger.strip() if own else "") or settings.trigger.strip()
-
-
-def _caption(text: str, settings: DatasetSettings, category: str) -> str:
-    own = settings.categories.get(category)
-    template = (own.template if own else "") or settings.template
-    template = template or (CATEGORIES[category].template if category else DEFAULT_TEMPLATE)
-    trigger = _category_trigger(settings, category)
-    plain = " ".join(text.split())
-    return compose_caption(template, plain or settings.default_caption, trigger, category) or (
-        trigger
-    )
 
 
 def _to_bytes(image_hwc: np.ndarray, what: str) -> np.ndarray:
@@ -153,26 +130,30 @@ def _write(root: Path, pictures: Sequence[np.ndarray], masks: Sequence[np.ndarra
         digest.update(repr(None if array is None else array.shape).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).data)
     folder = root / digest.hexdigest()[:32]
-    if folder.is_dir():
-        return folder
-    root.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=root))
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for number, (pixels, mask) in enumerate(zip(pictures, masks, strict=True), 1):
-            Image.fromarray(pixels).save(part / _name(number), compress_level=4)
+            _write_png(folder / _name(number), pixels)
             if mask is not None:
-                Image.fromarray(mask).save(part / _name(number, MASK_SUFFIX), compress_level=4)
-        os.replace(part, folder)
+                _write_png(folder / _name(number, MASK_SUFFIX), mask)
     except OSError as error:
-        if not folder.is_dir():  # else another run was faster, with the same content
-            reason = error.strerror or type(error).__name__
-            raise DatasetError(
-                f"The pictures cannot be kept ({reason}): free some space."
-            ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        reason = error.strerror or type(error).__name__
+        raise DatasetError(f"Cannot keep the pictures ({reason}): free some space.") from error
     return folder
 
 
-def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _write_png(path: Path, pixels: np.ndarray) -> None:
+    """Nothing is done where the file exists: its folder's name says what it holds."""
+    if path.exists():
+        return
+    handle, part = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            Image.fromarray(pixels).save(file, "PNG", compress_level=4)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)  # mkstemp makes it private
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise

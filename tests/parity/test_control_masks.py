@@ -190,7 +190,7 @@ def test_residuals_of_one_picture_for_all_frames(parts):
     from comfy.t2i_adapter.adapter import Adapter
 
     torch.manual_seed(5)
-    adapter = Adapter(channels=[8, 16, 16, 16], nums_rb=1, cin=192, ksize=1, sk=True)
+    adapter = Adapter(channels=[8, 16, 16, 16], nums_rb=1, cin=192, ksize=1, sk=True, xl=False)
     core = T2IAdapter(adapter, adapter.input_channels, 8, "nearest-exact", torch.device("cpu"))
     mask = torch.zeros(FRAMES, 4, 4)
     mask[2] = 1.0

@@ -3,13 +3,16 @@
 The way of a pose: `read_poses` turns any dialect of POSE_KEYPOINT (JSON text, dict, list) into
 `PoseFrame`s of `Person`s: pixels of the frame's canvas, real confidences. `resize_pose` and
 `transform_pose` move them to another canvas. `draw_pose` paints the control picture that openpose
-ControlNets were trained on, `write_poses` makes POSE_KEYPOINT again.
+ControlNets were trained on, `write_poses` makes POSE_KEYPOINT again. A `PoseDetector` finds the
+frames in pictures; `read_pose_files` reads them from disk.
 """
 
 from ..errors import PoseError
+from .detect import PoseDetector, load_pose_detector
 from .draw import DEFAULT_STYLE, DEFAULT_THRESHOLD, STYLES, draw_pose, draw_poses
-from .files import read_pose_files
+from .files import pose_files_in, read_pose_files
 from .model import BODY_LIMBS, BODY_NAMES, FEET_NAMES, HAND_EDGES, PARTS, Person, PoseFrame
+from .openpose import WEIGHTS_SOURCE
 from .reader import UNITS, read_poses
 from .transform import FITS, fit_matrix, resize_pose, transform_points, transform_pose
 from .writer import CONFIDENCES, write_poses
@@ -24,14 +27,18 @@ __all__ = [
     "FITS",
     "HAND_EDGES",
     "PARTS",
-    "Person",
-    "PoseError",
-    "PoseFrame",
     "STYLES",
     "UNITS",
+    "WEIGHTS_SOURCE",
+    "Person",
+    "PoseDetector",
+    "PoseError",
+    "PoseFrame",
     "draw_pose",
     "draw_poses",
     "fit_matrix",
+    "load_pose_detector",
+    "pose_files_in",
     "read_pose_files",
     "read_poses",
     "resize_pose",

@@ -23,7 +23,9 @@ def pose_files_in(folder: Path) -> list[Path]:
 
 
 def read_pose_files(
-    paths: list[Path], units: Units = "auto", canvas: tuple[int, int] | None = None
+    paths: list[Path],
+    units: Units = "auto",
+    canvas: tuple[int | None, int | None] = (None, None),
 ) -> tuple[PoseFrame, ...]:
     """The frames of all files in order, on one canvas where the files name none.
 
@@ -39,7 +41,8 @@ def read_pose_files(
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise PoseError(f"{path.name}: over {MAX_FILE_BYTES >> 20} MB, too large for keypoints.")
+            limit = f"{MAX_FILE_BYTES >> 20} MB"
+            raise PoseError(f"{path.name}: larger than {limit}. Split it into shorter sequences.")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise PoseError(f"{path.name}: not a JSON text file in UTF-8. Export it again.") from None

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import numbers
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ def read_poses(
     data: Any,
     source: str = "keypoints",
     units: Units = "auto",
-    canvas: tuple[int, int] | None = None,
+    canvas: tuple[int | None, int | None] = (None, None),
 ) -> tuple[PoseFrame, ...]:
     """The pose frames in `data`, in pixels, with the confidences they came with.
 
@@ -60,7 +61,7 @@ def read_poses(
         units: "auto" decides once per frame between pixels and fractions of the canvas;
             "padded_fractions" are fractions of the canvas padded to multiples of 64, which is
             what some OpenPose nodes write.
-        canvas: (width, height) in pixels that replaces what the frames say.
+        canvas: (width, height) in pixels; a side that is not None replaces what the frames say.
 
     Raises:
         PoseError: naming source, frame, person and part.
@@ -91,16 +92,15 @@ def labelled_frames(data: Any, source: str) -> list[tuple[str, dict]]:
 def assemble(
     labelled: list[tuple[str, dict]],
     units: Units = "auto",
-    canvas: tuple[int, int] | None = None,
+    canvas: tuple[int | None, int | None] = (None, None),
 ) -> tuple[PoseFrame, ...]:
     """The `PoseFrame`s of checked frame dicts; see `read_poses`."""
     if units not in UNITS:
         raise PoseError(f"Unknown units {units!r}: use one of {', '.join(UNITS)}.")
     raw = [_raw_frame(frame, where) for where, frame in labelled]
     kinds = [frame.units or _units_of(frame) if units == "auto" else units for frame in raw]
-    if canvas is not None:
-        for frame in raw:
-            frame.width, frame.height = canvas
+    for frame in raw:
+        frame.width, frame.height = canvas[0] or frame.width, canvas[1] or frame.height
     _complete_canvases(raw, kinds)
     return tuple(_pose_frame(frame, kind) for frame, kind in zip(raw, kinds, strict=True))
 
@@ -239,13 +239,8 @@ def _numbers(values: Any, where: str) -> np.ndarray:
         raise PoseError(f"{where}: holds a number too large. {_REMEDY}.") from None
     except (TypeError, ValueError):
         raise PoseError(
-            f"{where}: expected a list of numbers, got {_sample(values)}. {_REMEDY}."
+            f"{where}: expected a list of numbers, got {reprlib.repr(values)}. {_REMEDY}."
         ) from None
-
-
-def _sample(values: Any) -> str:
-    text = repr(values)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _first_bad(bad: np.ndarray) -> int:

@@ -1,0 +1,88 @@
+"""Pose files and pose networks by name: below input/ and output/, and in models/pose."""
+
+import json
+import os
+from pathlib import Path
+
+import folder_paths
+
+from ...conditioning.pose import WEIGHTS_SOURCE, PoseError, pose_files_in
+from .paths import find_below, inside
+
+MODEL_FOLDER = "pose"
+NO_MODEL = "none"
+LISTED_DEPTH = 3  # folders below input/ that the menu of Load Pose looks into
+
+
+def _register_model_folder() -> None:
+    is_new = MODEL_FOLDER not in folder_paths.folder_names_and_paths
+    folder = os.path.join(folder_paths.models_dir, MODEL_FOLDER)
+    folder_paths.add_model_folder_path(MODEL_FOLDER, folder)
+    if is_new:  # an empty set lists every file
+        extensions = folder_paths.folder_names_and_paths[MODEL_FOLDER][1]
+        extensions.update({".pth", ".pt", ".safetensors"})
+
+
+_register_model_folder()
+
+
+def weight_file(name: str, what: str) -> Path | None:
+    """The file `name` in a `pose` model folder; None for 'none'.
+
+    Raises:
+        PoseError: there is no such file; `what` is the input that the message names.
+    """
+    if name == NO_MODEL:
+        return None
+    if name not in folder_paths.get_filename_list(MODEL_FOLDER):
+        raise PoseError(
+            f"{what} {name!r} is not in models/{MODEL_FOLDER}: put the file there (the usual ones "
+            f"are from {WEIGHTS_SOURCE}), or choose another."
+        )
+    return Path(folder_paths.get_full_path_or_raise(MODEL_FOLDER, name))
+
+
+def listed_poses() -> list[str]:
+    """.json files below input/, and folders with several of them, which end with a slash."""
+    root = folder_paths.get_input_directory()
+    files, folders = [], []
+    for folder, subfolders, names in os.walk(root):
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
+        found = [prefix + name for name in names if name.lower().endswith(".json")]
+        files += found
+        if prefix and len(found) > 1:
+            folders.append(prefix)
+        if prefix.count("/") >= LISTED_DEPTH:
+            subfolders.clear()
+    return sorted(files) + sorted(folders)
+
+
+def pose_paths(name: str) -> list[Path]:
+    """The JSON file, or all JSON files of the folder, that `name` means.
+
+    Raises:
+        PathError: `name` does not lie in input/ (or output/ with the suffix '[output]').
+        PoseError: a folder without JSON files.
+    """
+    text, base = folder_paths.annotated_filepath((name or "").strip())
+    path = find_below([base or folder_paths.get_input_directory()], text, "pose_file")
+    if path.is_file():
+        return [path]
+    paths = pose_files_in(path) if path.is_dir() else []
+    if not paths:
+        raise PoseError(f"pose_file {name!r}: no .json files in this folder; put them there.")
+    return [inside(path, file.name, "pose_file") for file in paths]  # refuses links that lead out
+
+
+def write_json(path: Path, data: list[dict]) -> None:
+    """Write `data` so that the file appears under its name only when it is complete."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(data, file, separators=(",", ":"), allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,73 @@
+"""The film engine: shots + transitions + sound -> file.
+
+The way of a film, in order:
+
+1. `sources` (and `decode`): stills, batches, folders and video files as uint8 pictures, read
+   lazily; `sound`: tracks in memory, in files, and their mix.
+2. `timeline`: `Shot`, `Transition` and `Timeline` are frozen data with exact rational times;
+   `assemble` checks them and fills in defaults. `rational` turns 23.976 into 24000/1001.
+3. `render`: frame i of a film on demand: `framing` (fit, `camera`) makes one frame of one shot,
+   `transitions` mixes two of them with an `easing`. All in 8 bit; what does not change is not made.
+4. `encode`: frames and sound into a file by one of the `presets`.
+
+Nothing here knows ComfyUI; `nodes/runtime/lazy_video.py` makes a film a core VIDEO.
+"""
+
+from .assemble import assemble, make_transition
+from .camera import MOVES, Move, View, camera_move
+from .decode import open_video
+from .easing import EASINGS
+from .encode import encode
+from .errors import VideoError
+from .framing import FITS
+from .presets import PRESETS, Preset, preset_named, with_quality
+from .rational import exact_rate, nearest
+from .render import FilmSource, Renderer
+from .sound import Samples, mix, sample_count, sound_format, sound_of_file, sound_of_film
+from .sources import (
+    Pictures,
+    TensorPictures,
+    VideoFile,
+    pictures_from_tensor,
+    pictures_in_folder,
+)
+from .timeline import CUT, Shot, Timeline, Transition
+from .transitions import TRANSITIONS
+
+__all__ = [
+    "CUT",
+    "EASINGS",
+    "FITS",
+    "MOVES",
+    "PRESETS",
+    "TRANSITIONS",
+    "FilmSource",
+    "Move",
+    "Pictures",
+    "Preset",
+    "Renderer",
+    "Samples",
+    "Shot",
+    "TensorPictures",
+    "Timeline",
+    "Transition",
+    "VideoError",
+    "VideoFile",
+    "View",
+    "assemble",
+    "camera_move",
+    "encode",
+    "exact_rate",
+    "make_transition",
+    "mix",
+    "nearest",
+    "open_video",
+    "pictures_from_tensor",
+    "pictures_in_folder",
+    "preset_named",
+    "sample_count",
+    "sound_format",
+    "sound_of_file",
+    "sound_of_film",
+    "with_quality",
+]

@@ -1,0 +1,256 @@
+"""Where pictures come from: in memory, in a folder, in a video file. Read only when asked for.
+
+A source is a description that can be kept and shared; `open` gives a reader that may hold a
+decoder and belongs to one renderer. Every picture is uint8 (height, width, 3), sRGB, and must not
+be written to. A reader returns the very same array while the picture does not change: that is how
+held pictures cost nothing further down.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from .errors import VideoError
+from .timeline import Moment
+
+if TYPE_CHECKING:
+    import torch
+
+STILL_SECONDS = Fraction(3)  # how long a single picture shows when nobody says
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+STRIP_ROWS = 64  # float rows converted at a time: they stay in the processor's cache
+
+
+class Reader(Protocol):
+    def picture(self, moment: Moment) -> np.ndarray: ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the first picture, in pixels."""
+        ...
+
+    def seconds(self, fps: Fraction) -> Fraction:
+        """The natural length in a film of `fps` frames per second."""
+        ...
+
+    def open(self) -> Reader: ...
+
+
+# --- pictures by number: batches and folders ------------------------------------------------------
+
+
+class _NumberedReader:
+    """Spreads numbered pictures evenly over the frames of the shot; remembers the newest one."""
+
+    def __init__(self, count: int, load) -> None:
+        self._count = count
+        self._load = load
+        self._number = -1
+        self._picture: np.ndarray | None = None
+
+    def picture(self, moment: Moment) -> np.ndarray:
+        number = moment.index * self._count // moment.count
+        if number != self._number:
+            self._picture = self._load(number)
+            self._number = number
+        return self._picture
+
+    def close(self) -> None:
+        self._picture = None
+
+
+def _natural_seconds(count: int, fps: Fraction) -> Fraction:
+    return STILL_SECONDS if count == 1 else count / fps
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A still or a batch held as uint8: a quarter of the memory of the float tensor before."""
+
+    pictures: np.ndarray  # (count, height, width, 3) uint8
+
+    def size(self) -> tuple[int, int]:
+        return self.pictures.shape[2], self.pictures.shape[1]
+
+    def seconds(self, fps: Fraction) -> Fraction:
+        return _natural_seconds(len(self.pictures), fps)
+
+    def open(self) -> Reader:
+        return _NumberedReader(len(self.pictures), self.pictures.__getitem__)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPictures:
+    """A float batch that somebody else keeps anyway: quantised frame by frame, never copied."""
+
+    images_bhwc: torch.Tensor  # (count, height, width, 1|3|4), [0, 1]
+
+    def size(self) -> tuple[int, int]:
+        return self.images_bhwc.shape[2], self.images_bhwc.shape[1]
+
+    def seconds(self, fps: Fraction) -> Fraction:
+        return _natural_seconds(len(self.images_bhwc), fps)
+
+    def open(self) -> Reader:
+        return _NumberedReader(len(self.images_bhwc), lambda n: quantised(self.images_bhwc[n]))
+
+
+def quantised(image_hwc: torch.Tensor, out: np.ndarray | None = None) -> np.ndarray:
+    """A float picture (height, width, 1|3|4) in [0, 1] as uint8 (height, width, 3).
+
+    Rounds to the nearest level; clamps what lies outside [0, 1]; NaN becomes black; alpha is laid
+    over black. Works in strips, so the extra memory is a few hundred kB.
+    """
+    import torch
+
+    height, width, channels = image_hwc.shape
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    target = torch.from_numpy(out)
+    with torch.inference_mode():
+        for row in range(0, height, STRIP_ROWS):
+            strip = image_hwc[row : row + STRIP_ROWS].to("cpu", torch.float32, copy=True)
+            if channels == 4:
+                strip = strip[..., :3] * strip[..., 3:].clamp(0, 1)
+            strip.nan_to_num_(0.0, 1.0, 0.0).clamp_(0, 1).mul_(255).round_()
+            target[row : row + STRIP_ROWS] = strip
+    return out
+
+
+def pictures_from_tensor(images_bhwc: torch.Tensor) -> Pictures:
+    """A still or batch (count, height, width, 1|3|4) in [0, 1], quantised once.
+
+    Raises:
+        VideoError: not a batch of pictures, or empty.
+    """
+    shape = tuple(images_bhwc.shape)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
+        raise VideoError(f"Expected images (count, height, width, 1, 3 or 4), got {shape}.")
+    pictures = np.empty((*shape[:3], 3), np.uint8)
+    for number, image in enumerate(images_bhwc):
+        quantised(image, pictures[number])
+    return Pictures(pictures)
+
+
+@dataclass(frozen=True)
+class PictureFiles:
+    """Picture files in showing order, decoded one at a time."""
+
+    paths: tuple[Path, ...]
+
+    def size(self) -> tuple[int, int]:
+        return picture_size(self.paths[0])
+
+    def seconds(self, fps: Fraction) -> Fraction:
+        return _natural_seconds(len(self.paths), fps)
+
+    def open(self) -> Reader:
+        return _NumberedReader(len(self.paths), lambda n: load_picture(self.paths[n]))
+
+
+def natural_key(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts frame2 before frame10."""
+    parts = re.split(r"(\d+)", name.lower())
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+
+
+def pictures_in_folder(folder: str | os.PathLike) -> PictureFiles:
+    """The pictures directly inside `folder`, in natural order. Hidden files are left out.
+
+    Raises:
+        VideoError: no such folder, no picture in it, or a file that is no picture.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise VideoError(f"Folder {root.name!r} does not exist.")
+    paths = sorted(
+        (
+            path
+            for path in root.iterdir()
+            if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+        ),
+        key=lambda path: natural_key(path.name),
+    )
+    if not paths:
+        kinds = " ".join(PICTURE_SUFFIXES)
+        raise VideoError(f"No pictures in folder {root.name!r}: put frames there ({kinds}).")
+    for path in paths:
+        picture_size(path)  # reads the header only: a wrong file is named before any work starts
+    return PictureFiles(tuple(paths))
+
+
+def _opened(path: Path):
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path.name} is not a readable picture: replace or remove it.") from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) as shown, that is after the EXIF rotation. Reads the header only."""
+    with _opened(path) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size
+
+
+def load_picture(path: Path) -> np.ndarray:
+    """A picture file as uint8 (height, width, 3): EXIF rotation applied, alpha laid over black.
+
+    Raises:
+        VideoError: the file is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(path) as image:
+        try:
+            image.load()
+        except (OSError, ValueError, SyntaxError) as error:
+            raise VideoError(f"{path.name} is damaged: replace or remove it.") from error
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bit: Pillow's own conversion would clip, not scale
+            wide = np.asarray(image).astype(np.int64)
+            grey = np.clip((wide * 255 + 32767) // 65535, 0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+            image = Image.alpha_composite(black, image.convert("RGBA"))
+        return np.array(image.convert("RGB"))
+
+
+# --- pictures by time: video files ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFile:
+    """A video file, decoded as it plays. Make one with `open_video`."""
+
+    file: str | bytes  # a path, or the file itself
+    start: Fraction  # seconds into the file
+    duration: Fraction  # seconds
+    width: int
+    height: int
+    rate: Fraction | None  # average frames per second
+    has_sound: bool
+
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def seconds(self, fps: Fraction) -> Fraction:
+        return self.duration
+
+    def open(self) -> Reader:
+        from .decode import VideoReader
+
+        return VideoReader(self.file, self.start, self.duration)

@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 
 from .errors import SceneError
+from .ip_adapter import COMBINES, pad_to_square
 from .regions import REGIONS
 
 # The mean colour CLIP image encoders subtract: padding with it is zero after normalisation.
 CLIP_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
 
 FITS = ("pad", "crop", "stretch")
-COMBINES = ("concat", "average")
+PER_FRAME = "per frame"
+JOINS = (*COMBINES, PER_FRAME)
 MODES = ("inspire", "plate")
 MASK_FLOOR = 0.05  # below this a mask counts as black
 
@@ -38,6 +40,7 @@ class Role:
     Attributes:
         name: key in `ROLES`.
         region: name from `regions.REGIONS` that the reference speaks for.
+        region_alone: the same when no other reference speaks for the rest of the body.
         layer_weights: transformer_index -> factor on the reference weight; others are 0.
         start_percent, end_percent: part of the sampling steps, 0 = first step, 1 = last.
         fit: how a picture that is not square becomes square, one of `FITS`. Subjects are padded;
@@ -47,6 +50,7 @@ class Role:
 
     name: str
     region: str
+    region_alone: str
     layer_weights: Mapping[int, float]
     start_percent: float = 0.0
     end_percent: float = 1.0
@@ -61,6 +65,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
             Role(
                 "character",
                 region="head",
+                region_alone="person",
                 layer_weights=_layers(t4=1.0, t5=1.0, t6=1.0, t7=1.0, t8=1.0),
                 end_percent=0.8,
                 help="Who is in the picture: face and hair.",
@@ -68,12 +73,14 @@ ROLES: Mapping[str, Role] = MappingProxyType(
             Role(
                 "attire",
                 region="outfit",
+                region_alone="outfit",
                 layer_weights=_layers(t4=1.0, t5=1.0, t6=1.0, t7=1.0, t8=1.0, t9=1.0, t10=1.0),
                 help="What they wear.",
             ),
             Role(
                 "background",
                 region="background",
+                region_alone="background",
                 layer_weights=_layers(t3=0.5, t5=1.0, t6=1.0),
                 fit="stretch",
                 help="Where they are.",
@@ -93,10 +100,11 @@ class Reference:
         weight: strength of the whole reference.
         mask: (R, H, W) float 0..1 or None; which part of the *reference pictures* to look at.
         start_percent, end_percent: part of the sampling steps.
-        region: name from `regions.REGIONS`; the role's unless chosen otherwise.
-        person: index of the person it belongs to, None for everyone.
+        region: name from `regions.REGIONS`, or None to let the role decide.
+        person: index of the person it belongs to, None for everybody.
         fit: how a picture becomes square: "pad", "crop" (centre) or "stretch".
-        combine: how several pictures are joined: "concat" or "average".
+        combine: how several pictures are joined, one of `JOINS`; "per frame" gives picture i to
+            frame i alone.
         mode: background only: "inspire" (look like it) or "plate" (keep it pixel for pixel).
     """
 
@@ -106,7 +114,7 @@ class Reference:
     mask: torch.Tensor | None = None
     start_percent: float = 0.0
     end_percent: float = 1.0
-    region: str = ""
+    region: str | None = None
     person: int | None = None
     fit: str = "pad"
     combine: str = "concat"
@@ -126,6 +134,17 @@ class Reference:
         side = max(picture.shape[0] for picture in pictures)
         return torch.stack([resized(picture, side, side) for picture in pictures])
 
+    def attention_options(self) -> dict:
+        """What the IP-Adapter patch needs to know besides pictures and place, as keywords."""
+        return {
+            "weight": self.weight,
+            "layer_weights": self.layer_weights,
+            "start_percent": self.start_percent,
+            "end_percent": self.end_percent,
+            "combine": COMBINES[0] if self.combine == PER_FRAME else self.combine,
+            "per_frame": self.combine == PER_FRAME,
+        }
+
     def _masks(self) -> list[torch.Tensor | None]:
         return [None] * len(self.images) if self.mask is None else list(self.mask)
 
@@ -138,9 +157,9 @@ def make_reference(
     mask: torch.Tensor | None = None,
     start_percent: float | None = None,
     end_percent: float | None = None,
-    region: str = "",
+    region: str | None = None,
     person: int | None = None,
-    fit: str = "",
+    fit: str | None = None,
     combine: str = "concat",
     mode: str = "inspire",
     layer_weights: Mapping[int, float] | None = None,
@@ -166,7 +185,7 @@ def make_reference(
         )
     if not math.isfinite(weight):
         raise SceneError(f"The weight of the {role} reference is {weight}; give a number.")
-    _choice(combine, "combine", COMBINES)
+    _choice(combine, "combine", JOINS)
     _choice(mode, "mode", MODES)
     if mode == "plate" and role != "background":
         raise SceneError(f"Only a background can be kept as a plate; {role} cannot.")
@@ -177,9 +196,9 @@ def make_reference(
         mask=mask,
         start_percent=start,
         end_percent=end,
-        region=_choice(region, "region", REGIONS) if region else kind.region,
+        region=None if region is None else _choice(region, "region", REGIONS),
         person=person,
-        fit=_choice(fit, "fit", FITS) if fit else kind.fit,
+        fit=kind.fit if fit is None else _choice(fit, "fit", FITS),
         combine=combine,
         mode=mode,
         layer_weights=kind.layer_weights if layer_weights is None else dict(layer_weights),
@@ -251,15 +270,14 @@ def square(picture: torch.Tensor, fit: str) -> torch.Tensor:
     height, width = picture.shape[:2]
     if height == width:
         return picture
-    side = min(height, width) if fit == "crop" else max(height, width)
     if fit == "stretch":
+        side = max(height, width)
         return resized(picture, side, side)
-    top, left = abs(height - side) // 2, abs(width - side) // 2
     if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
         return picture[top : top + side, left : left + side]
-    canvas = picture.new_tensor(CLIP_MEAN_RGB).repeat(side, side, 1)
-    canvas[top : top + height, left : left + width] = picture
-    return canvas
+    return pad_to_square(picture[None], CLIP_MEAN_RGB)[0]
 
 
 def resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -19,7 +19,7 @@ def test_every_role_names_a_region_layers_and_steps():
     assert set(ROLES) == {"character", "attire", "background"}
     for name, role in ROLES.items():
         assert role.name == name and role.help
-        assert role.region in REGIONS and role.fit in FITS
+        assert {role.region, role.region_alone} <= set(REGIONS) and role.fit in FITS
         assert 0 <= role.start_percent < role.end_percent <= 1
         # SDXL has transformer blocks 0..10 in execution order.
         assert set(role.layer_weights) <= set(range(11))
@@ -32,7 +32,7 @@ def test_a_garment_is_silent_in_the_composition_layer():
 def test_defaults_come_from_the_role():
     reference = make_reference("character", pictures())
     role = ROLES["character"]
-    assert reference.region == role.region
+    assert reference.region is None
     assert reference.layer_weights == role.layer_weights
     assert (reference.start_percent, reference.end_percent) == (0.0, 0.8)
     assert reference.weight == 1.0 and reference.fit == "pad"

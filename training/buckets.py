@@ -91,8 +91,8 @@ def bucket_sizes(
     min_size: int | None = None,
     max_size: int | None = None,
 ) -> list[Size]:
-    """All bucket sizes: sides multiples of `step`, area at most resolution^2, as large as that
-    allows.
+    """All bucket sizes: sides multiples of `step`, area at most resolution^2, and as large as that
+    allows for one of the sides.
 
     Args:
         resolution: side of the square bucket in pixels.

@@ -1,0 +1,55 @@
+"""Training engine: pictures and captions in, one LoRA file out. `python -m training JOB.yaml`.
+
+The way of the data:
+
+1. `job` says what is wanted: every setting with its default, bounds and help text; `settings`
+   reads jobs and describes settings to others, `presets` are starting points.
+2. `dataset` (`folders`, `captions`, `images`, `records`, `store`) finds pictures and captions;
+   `buckets` decides the size each picture is trained at; `sheet` shows them.
+3. `plan` looks at everything the job names before anything expensive starts.
+4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes pictures and
+   captions (`text`) once, then the VAE and the text encoders leave memory.
+5. `loop` draws batches (`sampler`, `rng`), asks `objective` for the loss of the UNet with its
+   `adapter`, and lets `optimize` move the weights.
+6. `state` saves and restores runs, `preview` makes sample pictures, `plot` the loss curve.
+7. `export` writes the LoRA with `metadata` and verifies its own file.
+
+`run` strings these together, `events` tells the world about it, `cli` is the program.
+Names below are imported when first used, so importing this package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOME = {
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "DEFAULT_PRESET": "presets",
+    "Dataset": "records",
+    "DatasetError": "errors",
+    "DatasetItem": "records",
+    "DatasetSettings": "records",
+    "Events": "events",
+    "JobError": "errors",
+    "PRESETS": "presets",
+    "Setting": "settings",
+    "TrainingError": "errors",
+    "TrainingJob": "job",
+    "all_settings": "settings",
+    "load_job": "settings",
+    "merge": "settings",
+    "open_checkpoint": "checkpoint",
+    "parse_job": "settings",
+    "parse_text": "settings",
+    "read_dataset": "dataset",
+    "run_job": "run",
+    "setting": "settings",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

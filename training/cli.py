@@ -1,0 +1,140 @@
+"""The command line of training: one job, events as JSON lines on stdout, all else on stderr.
+
+    python -m training JOB.yaml [section.field=value ...]
+
+Stop with Ctrl-C or SIGTERM: the step is finished and the full state saved; the same command goes
+on from there. With `--control stdin` the line "stop", or the end of stdin (the parent process is
+gone), does the same.
+
+Exit codes: 0 the LoRA is written, 1 an internal error, 2 something in the job, the dataset or the
+checkpoint must be changed, 3 stopped with the state saved, 4 out of memory.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from .errors import TrainingError
+from .events import Events
+
+DONE, BROKEN, REFUSED, STOPPED, NO_MEMORY = 0, 1, 2, 3, 4
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.settings:
+        _list_settings()
+        return DONE
+    if not options.job:
+        _parser().error("give a job file, or --settings")
+    events = Events(_claim_stdout())
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # every file a run needs is named in its job: the hub is never asked
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    if options.control == "stdin":
+        threading.Thread(target=_stop_on_stdin, args=(stop,), daemon=True).start()
+    return _run(options.job, options.set, events, stop)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", nargs="?", type=Path, help="job file, .yaml or .json")
+    parser.add_argument("set", nargs="*", metavar="section.field=value", help="change a setting")
+    parser.add_argument("--settings", action="store_true", help="list every setting and leave")
+    parser.add_argument("--control", choices=("signals", "stdin"), default="signals")
+    return parser
+
+
+def _list_settings() -> None:
+    from .presets import PRESETS
+    from .settings import all_settings
+
+    lines = [f"preset: {p.name:12} {p.help}" for p in PRESETS.values()]
+    for item in all_settings():
+        bounds = [item.minimum, item.maximum]
+        limits = "" if bounds == [None, None] else f" [{bounds[0]} .. {bounds[1]}]"
+        choices = f" [{', '.join(map(str, item.choices))}]" if item.choices else ""
+        lines.append(f"{item.path} = {item.default!r}{limits}{choices}  {item.description}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _claim_stdout() -> IO[str]:
+    """The real stdout for events alone; whatever else is printed goes to stderr."""
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return open(descriptor, "w", encoding="utf-8", newline="\n")
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    received = []
+
+    def handle(number: int, _frame) -> None:
+        received.append(number)
+        if len(received) > 2:  # somebody insists: leave at once, the last saved state stays
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        stop.set()
+
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), handle)
+
+
+def _stop_on_stdin(stop: threading.Event) -> None:
+    text = b""
+    while True:
+        try:
+            data = os.read(0, 1024)  # not sys.stdin: its lock would hang the interpreter's end
+        except OSError:
+            data = b""
+        text += data
+        if not data or b"stop" in text.splitlines():
+            stop.set()
+            return
+
+
+def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threading.Event) -> int:
+    import torch
+
+    from .run import is_out_of_memory, out_of_memory_advice, run_job
+    from .settings import load_job, override
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    job = None
+    try:
+        job = load_job(job_path, override(list(assignments)))
+        outcome = run_job(job, events, stop.is_set)
+    except TrainingError as error:
+        events.emit("error", kind=error.kind, message=str(error))
+        return REFUSED
+    except OSError as error:
+        log.exception("Reading or writing failed")
+        events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
+        return REFUSED
+    except Exception as error:
+        if is_out_of_memory(error):
+            log.error("%s", error)
+            events.emit("error", kind="memory", message=out_of_memory_advice(job))
+            return NO_MEMORY
+        log.exception("The run broke")
+        events.emit("error", kind="internal", message=f"{type(error).__name__}: {error}")
+        return BROKEN
+    return DONE if outcome.lora else STOPPED

@@ -1,0 +1,72 @@
+"""What a run tells the world: one JSON object per line.
+
+| event | fields |
+|---|---|
+| plan | run, digest, checkpoint, pictures, buckets, steps, device, precision, ... |
+| phase | name (latents, text, model, train, sample, export), done, total |
+| step | step, steps, loss, average, learning_rate, grad_norm, seconds, memory_mb |
+| sample | step, prompt, path, base (the twin without the LoRA, or null) |
+| validation | reserved |
+| checkpoint | step, path |
+| warning | message |
+| error | kind, message |
+| stopped | step, steps, saved |
+| done | lora, steps, losses, plot, samples, reused, skipped_steps |
+
+Every event also has `event` and `time` (seconds since 1970).
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any
+
+
+class Events:
+    """Writes events to a stream, and to a file once there is one."""
+
+    def __init__(self, stream: IO[str] | None = None):
+        self._streams: list[IO[str]] = [stream] if stream else []
+        self._lock = threading.Lock()
+        self._file: IO[str] | None = None
+
+    def keep_in(self, path: Path) -> None:
+        """Append all further events to `path` too."""
+        self._file = open(path, "a", encoding="utf-8")
+        self._streams.append(self._file)
+
+    def close(self) -> None:
+        """Close the file; the stream stays open."""
+        if self._file:
+            self._streams.remove(self._file)
+            self._file.close()
+            self._file = None
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Write one event; a reader that has gone away does not stop the run."""
+        values = {"event": event, "time": round(time.time(), 3), **fields}
+        line = json.dumps(_plain(values), allow_nan=False) + "\n"
+        with self._lock:
+            for stream in list(self._streams):
+                try:
+                    stream.write(line)
+                    stream.flush()
+                except (OSError, ValueError):  # the parent died, or the disk is full
+                    self._streams.remove(stream)
+
+    def warn(self, message: str) -> None:
+        """Something the user should know that does not stop the run."""
+        self.emit("warning", message=message)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and value - value != 0:  # JSON knows neither inf nor nan
+        return None
+    return value

@@ -1,0 +1,255 @@
+"""TrainingJob: everything a run is told, and the one home of every default, bound and help text.
+
+Node widgets, command line settings, messages and file metadata are made from these fields
+(see settings.py). `identity=False` marks what does not change the trained weights: such fields
+may differ between a run and its resumption.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .adapter import TARGETS
+from .buckets import CROPS, STEPS
+from .objective import PREDICTIONS, TRAIN_STEPS
+from .optimize import OPTIMIZERS, SCHEDULES
+from .records import DatasetSettings
+
+VERSION = 1
+FILE_PRECISIONS = ("fp16", "bf16", "fp32")
+
+
+def _setting(default: Any, description: str, identity: bool = True, **bounds: Any) -> Any:
+    extra = {"identity": identity}
+    if isinstance(default, list):
+        return Field(
+            default_factory=lambda: list(default),
+            description=description,
+            json_schema_extra=extra,
+            **bounds,
+        )
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+def _outside(default: Any, description: str, **bounds: Any) -> Any:
+    return _setting(default, description, identity=False, **bounds)
+
+
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BaseSettings(_Section):
+    """The model that learns."""
+
+    checkpoint: Text = _outside(..., "SDXL checkpoint to train on, a .safetensors file.")
+    tokenizer: Text = _outside(
+        "", "Folder with CLIP's vocab.json and merges.txt, such as ComfyUI's comfy/sd1_tokenizer."
+    )
+
+
+class BucketSettings(_Section):
+    """The sizes pictures are trained at."""
+
+    resolution: int = _setting(
+        1024,
+        "Training resolution: pictures keep their shape, their area is at most this squared.",
+        ge=64,
+        le=4096,
+        multiple_of=8,
+    )
+    step: Literal[STEPS] = _setting(64, "Picture sides are multiples of this many pixels.")
+    min_size: int | None = _setting(
+        None, "Shortest side of a bucket in pixels; empty: half the resolution.", ge=64, le=8192
+    )
+    max_size: int | None = _setting(
+        None, "Longest side of a bucket in pixels; empty: twice the resolution.", ge=64, le=8192
+    )
+    upscale: bool = _setting(
+        False, "Enlarge small pictures to the resolution instead of using smaller buckets."
+    )
+    crop: Literal[tuple(CROPS)] = _setting("center", "Which part stays when a picture is cut.")
+
+
+class AdapterSettings(_Section):
+    """What is trained: small matrices beside the frozen model."""
+
+    kind: Literal["lora"] = _setting("lora", "Kind of adapter (LoRA: arXiv 2106.09685).")
+    rank: int = _setting(
+        16, "Rank of the LoRA: more learns more detail and makes a larger file.", ge=1, le=512
+    )
+    alpha: float | None = _setting(
+        None,
+        "The LoRA's effect is scaled by alpha / rank; empty: alpha = rank, no scaling.",
+        gt=0,
+        le=4096,
+    )
+    targets: Literal[tuple(TARGETS)] = _setting(
+        "transformer", "Which layers of the UNet get an adapter."
+    )
+    dropout: float = _setting(
+        0.0, "Chance that an input of an adapter is dropped in a step.", ge=0, le=0.9
+    )
+
+
+class ObjectiveSettings(_Section):
+    """What the model is asked to predict."""
+
+    prediction: Literal[("auto", *PREDICTIONS)] = _setting(
+        "auto", "What the UNet predicts; auto: what the checkpoint was trained for."
+    )
+    timestep_min: int = _setting(
+        0, "Lowest noise step that is trained (0 = least noise).", ge=0, le=TRAIN_STEPS - 1
+    )
+    timestep_max: int = _setting(
+        TRAIN_STEPS, "Noise steps below this one are trained.", ge=1, le=TRAIN_STEPS
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self):
+        if self.timestep_min >= self.timestep_max:
+            raise ValueError("timestep_min must be below timestep_max")
+        return self
+
+
+class OptimizerSettings(_Section):
+    """How weights follow gradients."""
+
+    kind: Literal[tuple(OPTIMIZERS)] = _setting("adamw", "Optimizer.")
+    learning_rate: float = _setting(
+        1e-4, "Learning rate: higher learns faster, and breaks sooner.", gt=0, le=1
+    )
+    weight_decay: float = _setting(
+        0.01, "Pull of the weights towards zero, per unit of learning rate.", ge=0, le=10
+    )
+    beta1: float = _setting(0.9, "Memory of the gradient's mean.", ge=0, lt=1)
+    beta2: float = _setting(0.999, "Memory of the gradient's square.", ge=0, lt=1)
+    epsilon: float = _setting(1e-8, "Added to the divisor for stability.", gt=0, le=0.01)
+    max_grad_norm: float = _setting(
+        1.0, "Gradients longer than this are shortened to it; 0 = never.", ge=0, le=1e6
+    )
+
+
+class ScheduleSettings(_Section):
+    """How long, and how the learning rate runs."""
+
+    steps: int = _setting(1500, "Number of training steps.", ge=1, le=1_000_000)
+    kind: Literal[tuple(SCHEDULES)] = _setting("cosine", "Curve of the learning rate.")
+    warmup_steps: int = _setting(
+        0, "Steps in which the learning rate rises from nearly zero.", ge=0, le=100_000
+    )
+    floor: float = _setting(0.0, "Share of the learning rate the curve ends at.", ge=0, le=1)
+
+
+class BatchSettings(_Section):
+    """How many pictures one step sees."""
+
+    size: int = _setting(
+        1, "Pictures per forward pass: more is smoother but needs memory.", ge=1, le=256
+    )
+    accumulation: int = _setting(
+        1, "Forward passes per step: smoother without more memory, but slower.", ge=1, le=1024
+    )
+
+
+class MemorySettings(_Section):
+    """Where and how precisely it is computed."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$")] = _outside(
+        "auto", "Device to train on: auto, cpu, cuda, cuda:1, mps, xpu."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = _setting(
+        "auto",
+        "Number format of the frozen model; the adapter is always fp32. "
+        "auto: bf16 where the device computes in it, else fp32.",
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = _outside(
+        "auto", "Compute activations twice to save memory; auto: where memory would be short."
+    )
+
+
+class SampleSettings(_Section):
+    """Pictures made while training, always from the same seeds."""
+
+    every_steps: int = _outside(
+        0, "Make sample pictures every so many steps; 0 = only at the end.", ge=0, le=1_000_000
+    )
+    at_end: bool = _outside(True, "Make sample pictures when training is done.")
+    prompts: list[Annotated[str, Field(max_length=2000)]] = _outside(
+        [], "Prompts of the sample pictures; empty: the first caption.", max_length=16
+    )
+    negative: Annotated[str, Field(max_length=2000)] = _outside("", "Negative prompt.")
+    without_lora: bool = _outside(True, "Show each sample beside its twin without the LoRA.")
+    steps: int = _outside(20, "Sampling steps.", ge=1, le=150)
+    guidance: float = _outside(6.0, "Guidance scale.", ge=0, le=30)
+    seed: int = _outside(0, "Seed of the first sample picture.", ge=0, lt=2**63)
+    width: int = _outside(
+        0, "Width in pixels; 0 = the training resolution.", ge=0, le=2048, multiple_of=8
+    )
+    height: int = _outside(
+        0, "Height in pixels; 0 = the training resolution.", ge=0, le=2048, multiple_of=8
+    )
+
+
+class SavingSettings(_Section):
+    """What is written, and when."""
+
+    every_steps: int = _outside(
+        250, "Save the full state every so many steps; 0 = by time only.", ge=0, le=1_000_000
+    )
+    every_minutes: float = _outside(
+        10, "Save the full state after so many minutes; 0 = by steps only.", ge=0, le=10_000
+    )
+    keep: int = _outside(2, "How many full states are kept.", ge=1, le=100)
+    precision: Literal[FILE_PRECISIONS] = _outside("fp16", "Number format of the LoRA file.")
+    output: Text = _outside(
+        "", "File to write the finished LoRA to; empty: only lora.safetensors in the run folder."
+    )
+
+
+class MetadataSettings(_Section):
+    """What the file says about itself, beside the training settings."""
+
+    author: Annotated[str, Field(max_length=200)] = _outside("", "Author named in the file.")
+    license: Annotated[str, Field(max_length=200)] = _outside("", "Licence named in the file.")
+    description: Annotated[str, Field(max_length=4000)] = _outside(
+        "", "Description written into the file."
+    )
+
+
+class FolderSettings(_Section):
+    """Where runs and caches live."""
+
+    runs: Text = _outside("runs", "Folder that holds one folder per run.")
+    cache: Text = _outside("", "Folder of encoded pictures and captions; empty: runs/.cache.")
+
+
+class TrainingJob(_Section):
+    """One training run, complete: the same job and data give the same LoRA."""
+
+    version: Literal[VERSION] = _setting(VERSION, "Version of this format.")
+    name: Annotated[str, Field(pattern=r"^[\w][\w .()+@-]{0,99}$")] = _outside(
+        "lora", "Name of the run, used in file names."
+    )
+    seed: int = _setting(0, "Seed of every random number in training.", ge=0, lt=2**63)
+    base: BaseSettings = Field(..., description=BaseSettings.__doc__)
+    dataset: DatasetSettings = Field(..., description=DatasetSettings.__doc__)
+    buckets: BucketSettings = Field(default_factory=BucketSettings)
+    adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+    objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    batch: BatchSettings = Field(default_factory=BatchSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
+    samples: SampleSettings = Field(default_factory=SampleSettings)
+    saving: SavingSettings = Field(default_factory=SavingSettings)
+    metadata: MetadataSettings = Field(default_factory=MetadataSettings)
+    folders: FolderSettings = Field(default_factory=FolderSettings)
+
+    @property
+    def alpha(self) -> float:
+        """The adapter's alpha with the default filled in."""
+        return float(self.adapter.rank if self.adapter.alpha is None else self.adapter.alpha)

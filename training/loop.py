@@ -1,0 +1,116 @@
+"""The training loop: batches in, optimizer steps out, nothing else."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .adapter import Adapter
+from .cache import Encoded
+from .errors import TrainingError
+from .objective import Objective
+from .optimize import make_optimizer, rate_factor
+from .plan import Plan
+from .rng import derive_seed, generator
+
+SKIPS_IN_A_ROW = 25  # steps without a finite gradient before the run is given up
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did.
+
+    Attributes:
+        number: finished steps, from 1.
+        loss: mean over its pictures; not finite if the step was skipped.
+        grad_norm: length of the gradient before clipping.
+        seconds: how long it took.
+        skipped: whether the weights were left as they were.
+        pictures: names of the files it saw.
+    """
+
+    number: int
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    seconds: float
+    skipped: bool
+    pictures: tuple[str, ...]
+
+
+class Loop:
+    """One optimizer step at a time, each a pure function of weights, optimizer and its number."""
+
+    def __init__(self, plan: Plan, adapter: Adapter, data: Encoded):
+        self._plan = plan
+        self._adapter = adapter
+        self._data = data
+        self._sampler = plan.sampler
+        settings = plan.job.objective
+        self._objective = Objective(
+            plan.prediction,
+            (settings.timestep_min, settings.timestep_max),
+            plan.checkpoint.zero_terminal_snr,
+            plan.device,
+        )
+        self._parameters = adapter.parameters()
+        self.optimizer = make_optimizer(self._parameters, plan.job.optimizer)
+        self._skips_in_a_row = 0
+
+    def run(self, start: int, after_step: Callable[[Step], bool]) -> None:
+        """Steps from `start` (finished so far) to the job's end.
+
+        Args:
+            after_step: called after every step; returns False to stop.
+
+        Raises:
+            TrainingError: no step has had a finite gradient for a long time.
+        """
+        self._adapter.unet.train()
+        if self._plan.checkpointing:
+            self._adapter.unet.enable_gradient_checkpointing()
+        for number in range(start, self._plan.job.schedule.steps):
+            step = self.step(number)
+            self._skips_in_a_row = self._skips_in_a_row + 1 if step.skipped else 0
+            if self._skips_in_a_row >= SKIPS_IN_A_ROW:
+                raise TrainingError(
+                    f"Training broke down: {SKIPS_IN_A_ROW} steps up to step {number + 1} gave "
+                    "infinite or NaN gradients. Lower optimizer.learning_rate or train in fp32."
+                )
+            if not after_step(step):
+                return
+
+    def step(self, number: int) -> Step:
+        """Optimizer step `number` (from 0)."""
+        begin = time.perf_counter()
+        job = self._plan.job
+        torch.manual_seed(derive_seed(job.seed, "dropout", number))
+        total, pictures = torch.zeros((), device=self._plan.device), []
+        for part in range(job.batch.accumulation):
+            position = number * job.batch.accumulation + part
+            indices = self._sampler.batch(position)
+            pictures += [self._plan.placements[i].item.path.name for i in indices]
+            loss = self._loss(indices, position) / job.batch.accumulation
+            loss.backward()
+            total += loss.detach()
+        limit = job.optimizer.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
+        loss, grad_norm = torch.stack([total, norm.to(total)]).tolist()  # the step's only sync
+        rate = job.optimizer.learning_rate * rate_factor(number, job.schedule)
+        skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
+        if not skipped:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - begin
+        return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(pictures))
+
+    def _loss(self, indices: list[int], position: int) -> torch.Tensor:
+        batch = self._data.batch(indices)
+        random = generator(self._plan.job.seed, "noise", position)
+        noise, timesteps = self._objective.draw(batch.latents, random)
+        unet, dtype = self._adapter.unet, self._plan.dtype
+        return self._objective.losses(unet, batch, noise, timesteps, dtype).mean()

@@ -1,0 +1,196 @@
+"""What the LoRA file says about itself: sd-scripts' `ss_*`, `sshs_*` and the `modelspec.*` keys.
+
+Other programs filter and show files by these names; every value is a string.
+modelspec: github.com/Stability-AI/ModelSpec, version 1.0.1.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+
+import torch
+
+from .buckets import Placement
+from .checkpoint import Checkpoint
+from .job import TrainingJob
+from .optimize import OPTIMIZERS
+
+PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
+
+
+def file_metadata(
+    job: TrainingJob,
+    checkpoint: Checkpoint,
+    placements: Sequence[Placement],
+    *,
+    run_digest: str,
+    precision: str,
+    prediction: str,
+    started: float,
+    finished: float,
+    batches_per_epoch: int,
+    skipped_steps: int = 0,
+) -> dict[str, str]:
+    """All metadata of a finished LoRA, without the hashes of its own content.
+
+    Args:
+        precision: what the frozen model computed in, "bf16" or "fp32".
+        prediction: "epsilon" or "v_prediction".
+        started, finished: seconds since 1970.
+    """
+    values = {
+        **_training(job, precision),
+        **_data(job, placements, batches_per_epoch),
+        **_base(checkpoint),
+        **_modelspec(job, placements, prediction, finished),
+        "ss_session_id": int(run_digest[:8], 16),
+        "ss_training_started_at": started,
+        "ss_training_finished_at": finished,
+        "ss_output_name": job.name,
+        "ss_training_comment": job.metadata.description,
+        "troupe.run_digest": run_digest,
+        "troupe.skipped_steps": skipped_steps,
+        "troupe.job": job.model_dump_json(
+            exclude={"dataset": {"items", "folder"}, "base": True, "folders": True, "saving": True}
+        ),
+    }
+    return {k: _text(v) for k, v in values.items() if v is not None}
+
+
+def _text(value) -> str:
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    return str(value)
+
+
+def _training(job: TrainingJob, precision: str) -> dict:
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": job.adapter.rank,
+        "ss_network_alpha": job.alpha,
+        "ss_network_args": {},
+        "ss_network_dropout": job.adapter.dropout or None,
+        "ss_learning_rate": job.optimizer.learning_rate,
+        "ss_unet_lr": job.optimizer.learning_rate,
+        "ss_text_encoder_lr": 0.0,
+        "ss_optimizer": OPTIMIZERS[job.optimizer.kind].label,
+        "ss_max_grad_norm": job.optimizer.max_grad_norm,
+        "ss_lr_scheduler": job.schedule.kind,
+        "ss_lr_warmup_steps": job.schedule.warmup_steps,
+        "ss_steps": job.schedule.steps,
+        "ss_max_train_steps": job.schedule.steps,
+        "ss_batch_size_per_device": job.batch.size,
+        "ss_total_batch_size": job.batch.size * job.batch.accumulation,
+        "ss_gradient_accumulation_steps": job.batch.accumulation,
+        "ss_mixed_precision": PRECISION[precision],
+        "ss_full_fp16": False,
+        "ss_cache_latents": True,
+        "ss_seed": job.seed,
+        "ss_clip_skip": None,
+        "ss_max_token_length": None,
+        "ss_loss_type": "l2",
+        "ss_lowram": False,
+    }
+
+
+def _data(job: TrainingJob, placements: Sequence[Placement], batches_per_epoch: int) -> dict:
+    tags: dict[str, Counter] = {}
+    folders: dict[str, dict] = {}
+    buckets: Counter = Counter()
+    for placement in placements:
+        item = placement.item
+        group = item.category or item.path.parent.name or "pictures"
+        names = [t.strip() for t in item.caption.split(",") if t.strip()]
+        tags.setdefault(group, Counter()).update(names)
+        place = folders.setdefault(group, {"n_repeats": item.repeats, "img_count": 0})
+        place["img_count"] += 1
+        buckets[placement.bucket_size] += item.repeats
+    pictures = sum(p.item.repeats for p in placements)
+    passes = job.schedule.steps * job.batch.accumulation
+    resolution = job.buckets.resolution
+    return {
+        "ss_tag_frequency": {k: dict(v) for k, v in tags.items()},
+        "ss_dataset_dirs": folders,
+        "ss_reg_dataset_dirs": {},
+        "ss_num_train_images": pictures,
+        "ss_num_reg_images": 0,
+        "ss_num_batches_per_epoch": batches_per_epoch,
+        "ss_num_epochs": -(-passes // batches_per_epoch),
+        "ss_epoch": -(-passes // batches_per_epoch),
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_enable_bucket": True,
+        "ss_bucket_no_upscale": not job.buckets.upscale,
+        "ss_min_bucket_reso": job.buckets.min_size or resolution // 2,
+        "ss_max_bucket_reso": job.buckets.max_size or resolution * 2,
+        "ss_bucket_info": {
+            "buckets": {
+                str(i): {"resolution": list(size), "count": count}
+                for i, (size, count) in enumerate(sorted(buckets.items()))
+            }
+        },
+        "ss_keep_tokens": 0,
+        "ss_shuffle_caption": False,
+        "ss_caption_dropout_rate": 0.0,
+        "ss_color_aug": False,
+        "ss_flip_aug": False,
+        "ss_random_crop": False,
+    }
+
+
+def _base(checkpoint: Checkpoint) -> dict:
+    with open(checkpoint.path, "rb") as file:
+        file.seek(0x100000)  # the "model hash" that web UIs have shown since 2022
+        block = file.read(0x10000)
+    v_prediction = checkpoint.prediction_type == "v_prediction"
+    return {
+        "ss_base_model_version": "sdxl_base_v1-0" + ("-v" if v_prediction else ""),
+        "ss_v2": False,
+        "ss_zero_terminal_snr": checkpoint.zero_terminal_snr,
+        "ss_sd_model_name": checkpoint.path.name,
+        "ss_sd_model_hash": hashlib.sha256(block).hexdigest()[:8],
+    }
+
+
+def _modelspec(
+    job: TrainingJob, placements: Sequence[Placement], prediction: str, finished: float
+) -> dict:
+    triggers = list(dict.fromkeys(p.item.trigger for p in placements if p.item.trigger))
+    resolution, objective = job.buckets.resolution, job.objective
+    moment = datetime.fromtimestamp(finished, timezone.utc)
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
+        "modelspec.title": job.name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.date": moment.isoformat(timespec="seconds"),
+        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
+        "modelspec.timestep_range": f"{objective.timestep_min},{objective.timestep_max}",
+        "modelspec.trigger_phrase": ", ".join(triggers) or None,
+        "modelspec.author": job.metadata.author or None,
+        "modelspec.license": job.metadata.license or None,
+        "modelspec.description": job.metadata.description or None,
+    }
+
+
+def with_hashes(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` and the hashes of the file's content, as sd-scripts computes them.
+
+    sshs_model_hash: sha256 of everything behind the header. sshs_legacy_hash: of 64 KiB at 1 MiB
+    in a file whose header holds the `ss_*` keys only.
+    """
+    from safetensors.torch import save
+
+    training = {k: v for k, v in metadata.items() if k.startswith("ss_")}
+    data = save(tensors, training)
+    start = 8 + int.from_bytes(data[:8], "little")
+    content = hashlib.sha256(memoryview(data)[start:]).hexdigest()
+    legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]
+    return {
+        **metadata,
+        "sshs_model_hash": content,
+        "sshs_legacy_hash": legacy,
+        "modelspec.hash_sha256": f"0x{content}",
+    }

@@ -1,0 +1,180 @@
+"""Before anything expensive: look at everything the job names, decide, and say so."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .buckets import Placement, plan_buckets
+from .checkpoint import Checkpoint, open_checkpoint
+from .dataset import open_dataset
+from .errors import CheckpointError, DatasetError, JobError
+from .job import TrainingJob
+from .layout import text_config_from_keys, vae_config_from_keys
+from .records import Dataset
+from .sampler import BatchSampler
+from .settings import identity_digest
+from .text import tokenizer_digest
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# Without gradient checkpointing, SDXL in bf16 at 1024 x 1024 keeps about this much per picture.
+ACTIVATION_BYTES = 18 * 2**30
+FULL_UNET_BYTES = 5.2 * 2**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job with every "auto" decided and every file looked at.
+
+    Attributes:
+        digest: identity of the run: same digest, same LoRA.
+        run_dir: where the run lives; an older run of the same digest is found again.
+        precision: "bf16" or "fp32", of the frozen model.
+        prediction: "epsilon" or "v_prediction".
+    """
+
+    job: TrainingJob
+    checkpoint: Checkpoint
+    dataset: Dataset
+    placements: tuple[Placement, ...]
+    digest: str
+    run_dir: Path
+    cache_dir: Path
+    device: torch.device
+    precision: str
+    prediction: str
+    checkpointing: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen model computes in."""
+        return DTYPES[self.precision]
+
+    @property
+    def sampler(self) -> BatchSampler:
+        """The order of the batches."""
+        return BatchSampler(self.placements, self.job.batch.size, self.job.seed)
+
+    def summary(self) -> dict[str, Any]:
+        """What the `plan` event says."""
+        buckets = Counter(p.bucket_size for p in self.placements)
+        return {
+            "run": str(self.run_dir),
+            "digest": self.digest,
+            "checkpoint": self.checkpoint.path.name,
+            "pictures": len(self.placements),
+            "buckets": {f"{w}x{h}": n for (w, h), n in sorted(buckets.items())},
+            "batches_per_epoch": self.sampler.per_epoch,
+            "steps": self.job.schedule.steps,
+            "device": str(self.device),
+            "precision": self.precision,
+            "prediction": self.prediction,
+            "gradient_checkpointing": self.checkpointing,
+        }
+
+
+def make_plan(job: TrainingJob) -> Plan:
+    """Check everything a run depends on; nothing is computed and nothing written.
+
+    Raises:
+        TrainingError: JobError, CheckpointError or DatasetError, see their docstrings.
+    """
+    device = _device(job.memory.device)
+    precision = _precision(job.memory.precision, device)
+    tokenizer = tokenizer_digest(job.base.tokenizer)
+    checkpoint = open_checkpoint(job.base.checkpoint)
+    _require_parts(checkpoint)
+    dataset = open_dataset(job.dataset)
+    if not dataset.items:
+        raise DatasetError(
+            f"Dataset {dataset.name!r} holds no usable picture: add .png or .jpg files."
+        )
+    sizes = job.buckets
+    placements = plan_buckets(
+        dataset.items,
+        sizes.resolution,
+        sizes.step,
+        sizes.min_size,
+        sizes.max_size,
+        sizes.upscale,
+        sizes.crop,
+    )
+    prediction = job.objective.prediction
+    prediction = checkpoint.prediction_type if prediction == "auto" else prediction
+    digest = identity_digest(
+        job,
+        checkpoint=checkpoint.fingerprint(),
+        dataset=dataset.digest,
+        tokenizer=tokenizer,
+        precision=precision,
+    )
+    runs = Path(job.folders.runs)
+    return Plan(
+        job=job,
+        checkpoint=checkpoint,
+        dataset=dataset,
+        placements=tuple(placements),
+        digest=digest,
+        run_dir=_run_dir(runs, job.name, digest),
+        cache_dir=Path(job.folders.cache) if job.folders.cache else runs / ".cache",
+        device=device,
+        precision=precision,
+        prediction=prediction,
+        checkpointing=_checkpointing(job, device),
+    )
+
+
+def _require_parts(checkpoint: Checkpoint) -> None:
+    try:
+        for part in ("text_l", "text_g"):
+            text_config_from_keys(checkpoint.part_shapes(part), part)
+        vae = checkpoint.part_shapes("vae")
+        if "taesd_encoder.0.weight" not in vae:
+            vae_config_from_keys(vae)
+    except CheckpointError as error:
+        raise CheckpointError(f"Checkpoint {checkpoint.path.name!r}: {error}") from None
+
+
+def _run_dir(runs: Path, name: str, digest: str) -> Path:
+    ending = f"-{digest[:12]}"
+    if runs.is_dir():
+        for folder in sorted(runs.iterdir()):
+            if folder.name.endswith(ending) and folder.is_dir():
+                return folder
+    return runs / f"{name}{ending}"
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        found = torch.accelerator.is_available()
+        return torch.accelerator.current_accelerator() if found else torch.device("cpu")
+    device = torch.device(wanted)
+    if device.type != "cpu":
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "not available"
+            raise JobError(
+                f"Setting 'memory.device': {wanted} cannot be used ({reason})."
+            ) from None
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if device.type == "xpu" else "fp32"
+
+
+def _checkpointing(job: TrainingJob, device: torch.device) -> bool:
+    if job.memory.gradient_checkpointing != "auto":
+        return job.memory.gradient_checkpointing == "on"
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    pixels = (job.buckets.resolution / 1024) ** 2 * job.batch.size
+    return ACTIVATION_BYTES * pixels + FULL_UNET_BYTES > free

@@ -1,0 +1,299 @@
+"""One run from job to file: plan, encode, train, sample, export; stop and resume at any point."""
+
+import gc
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .adapter import Adapter, add_adapter
+from .cache import Encoded, encode
+from .checkpoint import load_unet
+from .errors import TrainingError
+from .events import Events
+from .export import lora_tensors, write_lora
+from .job import TrainingJob
+from .loop import Loop, Step
+from .metadata import file_metadata
+from .plan import Plan, make_plan
+from .plot import plot_losses, running_mean
+from .preview import make_samples, needed_texts, planned
+from .state import RunLock, State, States, capture, restore
+from .tensorfile import write_bytes
+
+log = logging.getLogger(__name__)
+
+LORA_FILE = "lora.safetensors"
+
+
+class Stopped(Exception):
+    """Somebody asked for a stop while pictures were encoded or sampled."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `lora` is the finished file, None if it was stopped before the end."""
+
+    step: int
+    lora: Path | None = None
+
+
+def run_job(
+    job: TrainingJob, events: Events, should_stop: Callable[[], bool] = lambda: False
+) -> Outcome:
+    """Train a job to its end, or until `should_stop`; continue an earlier run of the same job.
+
+    A finished run is not trained again: its file is written anew from its last state.
+
+    Raises:
+        TrainingError: something a user can repair, before or while training.
+        torch.OutOfMemoryError: see `out_of_memory_advice`.
+    """
+    plan = make_plan(job)
+    with RunLock(plan.run_dir):
+        events.keep_in(plan.run_dir / "events.jsonl")
+        try:
+            return _Run(plan, events, should_stop).go()
+        finally:
+            events.close()
+
+
+class _Run:
+    def __init__(self, plan: Plan, events: Events, should_stop: Callable[[], bool]):
+        self.plan = plan
+        self.job = plan.job
+        self.events = events
+        self.should_stop = should_stop
+        self.states = States(plan.run_dir, plan.digest, plan.job.saving.keep)
+        self.state = State(started=time.time())
+        self.saved_step = -1
+        self.saved_at = time.monotonic()
+
+    def go(self) -> Outcome:
+        steps = self.job.schedule.steps
+        self._describe()
+        found = self.states.newest(self.events.warn)
+        if found:
+            self.state, self.saved_step = found, found.step
+        self.events.emit("plan", **self.plan.summary(), resumed_from=self.state.step)
+        reused = self.state.step >= steps
+        if not reused or not self._samples_exist():
+            try:
+                self._train()
+            except Stopped:
+                pass
+        if self.state.step < steps:
+            return self._stopped()
+        return self._finish(reused)
+
+    def _describe(self) -> None:
+        text = json.dumps(self.job.model_dump(mode="json"), indent=2)
+        write_bytes(self.plan.run_dir / "job.json", text.encode())
+        for issue in self.plan.dataset.issues:
+            if issue.severity in ("error", "warning"):
+                self.events.warn(f"{issue.path}: {issue.message}")
+
+    # ------------------------------------------------------------------------------- training
+
+    def _train(self) -> None:
+        data = encode(self.plan, needed_texts(self.plan), self._progress)
+        self._progress("model", 0, 1)
+        unet = load_unet(self.plan.checkpoint, self.plan.dtype, self.plan.device)
+        adapter = add_adapter(unet, self.job)
+        loop = Loop(self.plan, adapter, data)
+        if self.state.step:
+            restore(self.state, adapter, loop.optimizer)
+        self._progress("model", 1, 1)
+        self.events.emit("phase", name="train", done=self.state.step, total=self.job.schedule.steps)
+        self.saved_at = time.monotonic()
+        loop.run(self.state.step, lambda step: self._after(step, adapter, loop, data))
+        if self.state.step >= self.job.schedule.steps and self.job.samples.at_end:
+            self._sample(adapter, data)
+
+    def _after(self, step: Step, adapter: Adapter, loop: Loop, data: Encoded) -> bool:
+        state = self.state
+        state.step = step.number
+        state.losses.append(math.nan if step.skipped else step.loss)
+        state.skipped += step.skipped
+        state.seconds += step.seconds
+        self._report(step)
+        stop, last = self.should_stop(), step.number == self.job.schedule.steps
+        if stop or last or self._is_due(step.number):
+            self._save(capture(state, adapter, loop.optimizer), must=stop or last)
+        every = self.job.samples.every_steps
+        if every and not stop and not last and step.number % every == 0:
+            try:
+                self._sample(adapter, data)
+            except Stopped:
+                self._save(capture(state, adapter, loop.optimizer), must=True)
+                return False
+        return not stop
+
+    def _report(self, step: Step) -> None:
+        if step.skipped:
+            names = ", ".join(dict.fromkeys(step.pictures))
+            self.events.warn(
+                f"Step {step.number} gave an infinite or NaN gradient and was skipped ({names})."
+            )
+        self.events.emit(
+            "step",
+            step=step.number,
+            steps=self.job.schedule.steps,
+            loss=step.loss,
+            average=running_mean(self.state.losses[-200:])[-1],
+            learning_rate=step.learning_rate,
+            grad_norm=step.grad_norm,
+            seconds=round(step.seconds, 4),
+            memory_mb=_peak_memory_mb(self.plan.device),
+        )
+
+    def _is_due(self, step: int) -> bool:
+        saving = self.job.saving
+        minutes = (time.monotonic() - self.saved_at) / 60
+        by_steps = saving.every_steps and step % saving.every_steps == 0
+        return bool(by_steps or (saving.every_minutes and minutes >= saving.every_minutes))
+
+    def _save(self, state: State, must: bool) -> None:
+        try:
+            path = self.states.save(state)
+        except OSError as error:
+            if must:
+                raise TrainingError(
+                    f"The state of step {state.step} cannot be saved ({error}): make room on the "
+                    "disk and start again, the last saved state is kept."
+                ) from None
+            self.events.warn(f"The state of step {state.step} cannot be saved: {error}.")
+            return
+        self.saved_step, self.saved_at = state.step, time.monotonic()
+        self.events.emit("checkpoint", step=state.step, path=path)
+
+    def _sample(self, adapter: Adapter, data: Encoded) -> None:
+        def progress(done: int, total: int) -> None:
+            self._progress("sample", done, total)
+
+        try:
+            samples = make_samples(self.plan, adapter, data, self.state.step, progress)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            gc.collect()
+            self.events.warn("Too little memory for sample pictures; training goes on without.")
+            return
+        for sample in samples:
+            self.events.emit(
+                "sample",
+                step=sample.step,
+                prompt=sample.prompt,
+                path=sample.path,
+                base=sample.base,
+            )
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        self.events.emit("phase", name=phase, done=done, total=total)
+        if self.should_stop():
+            raise Stopped
+
+    def _samples_exist(self) -> bool:
+        if not self.job.samples.at_end:
+            return True
+        return all(s.path.exists() for s in planned(self.plan, self.job.schedule.steps))
+
+    # ------------------------------------------------------------------------------ the end
+
+    def _stopped(self) -> Outcome:
+        saved = self.state.step == max(self.saved_step, 0)
+        steps = self.job.schedule.steps
+        self.events.emit("stopped", step=self.state.step, steps=steps, saved=saved)
+        return Outcome(self.state.step)
+
+    def _finish(self, reused: bool) -> Outcome:
+        plan, job, state = self.plan, self.job, self.state
+        self.events.emit("phase", name="export", done=0, total=1)
+        tensors = lora_tensors(state.adapter, job.alpha, plan.checkpoint, job.saving.precision)
+        metadata = file_metadata(
+            job,
+            plan.checkpoint,
+            plan.placements,
+            run_digest=plan.digest,
+            precision=plan.precision,
+            prediction=plan.prediction,
+            started=state.started,
+            # not the clock: the file of one run is the same file whenever it is written
+            finished=state.started + state.seconds,
+            batches_per_epoch=plan.sampler.per_epoch,
+            skipped_steps=state.skipped,
+        )
+        lora = plan.run_dir / LORA_FILE
+        write_lora(lora, tensors, metadata, plan.checkpoint)
+        lora = self._deliver(lora)
+        losses = plan.run_dir / "losses.json"
+        values = [x if math.isfinite(x) else None for x in state.losses]
+        write_bytes(losses, json.dumps({"loss": values}).encode())
+        plot = plan.run_dir / "loss.png"
+        plot_losses(state.losses, plot, job.name)
+        samples = [s for s in planned(plan, state.step) if s.path.exists()]
+        self.events.emit(
+            "done",
+            lora=lora,
+            steps=state.step,
+            loss=running_mean(state.losses)[-1],
+            losses=losses,
+            plot=plot,
+            samples=[[s.path, s.base] for s in samples],
+            seconds=round(state.seconds, 3),
+            reused=reused,
+            skipped_steps=state.skipped,
+        )
+        return Outcome(state.step, lora)
+
+    def _deliver(self, lora: Path) -> Path:
+        if not self.job.saving.output:
+            return lora
+        target = Path(self.job.saving.output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.part")
+        shutil.copyfile(lora, part)
+        part.replace(target)
+        return target
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a device or the machine has too little memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()  # the CPU and MPS allocators raise plain RuntimeErrors
+    return isinstance(error, RuntimeError) and (
+        "allocate memory" in text or "out of memory" in text
+    )
+
+
+def out_of_memory_advice(job: TrainingJob) -> str:
+    """What to change in a job that ran out of memory, on one line."""
+    advice = []
+    if job.memory.gradient_checkpointing != "on":
+        advice.append("set memory.gradient_checkpointing to on")
+    if job.memory.precision == "fp32":
+        advice.append("set memory.precision to bf16")
+    if job.batch.size > 1:
+        advice.append(f"lower batch.size from {job.batch.size}")
+    if job.buckets.resolution > 512:
+        advice.append(f"lower buckets.resolution from {job.buckets.resolution}")
+    return "Out of memory: " + (", or ".join(advice) or "lower adapter.rank") + "."
+
+
+def _peak_memory_mb(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    try:
+        import resource
+        import sys
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == "darwin" else 10)

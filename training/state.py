@@ -1,0 +1,191 @@
+"""Saved states of a run: whole or not there, the newest good one wins, one process per run."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .adapter import Adapter
+from .errors import StateError
+from .tensorfile import DamagedFile, read_tensors, write_tensors
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+
+
+@dataclass
+class State:
+    """Everything a run needs to go on as if it had never stopped.
+
+    Batches, noise, timesteps, dropout and learning rate are functions of (seed, step): see rng.py.
+
+    Attributes:
+        step: finished steps.
+        adapter: `Adapter.state()`.
+        optimizer: per parameter, in the adapter's order, the optimizer's tensors and numbers.
+        losses: loss of every finished step; NaN for a skipped one.
+        skipped: number of skipped steps.
+        seconds: time spent in steps, over all parts of the run.
+        started: when the run began, seconds since 1970.
+    """
+
+    step: int = 0
+    adapter: dict[str, torch.Tensor] = field(default_factory=dict)
+    optimizer: dict[int, dict] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0
+    started: float = 0.0
+
+
+class States:
+    """The states of one run on disk.
+
+    Args:
+        run_dir: folder of the run; states lie in `states/` below it.
+        digest: identity of the run; states of another one are not touched.
+        keep: how many are kept.
+    """
+
+    def __init__(self, run_dir: Path, digest: str, keep: int):
+        self._folder = run_dir / "states"
+        self._digest = digest
+        self._keep = keep
+
+    def files(self) -> list[Path]:
+        """Files of states, newest first."""
+        return sorted(self._folder.glob("state-*.safetensors"), reverse=True)
+
+    def save(self, state: State) -> Path:
+        """Write a state, then drop the oldest beyond `keep`.
+
+        Raises:
+            OSError: the disk is full or not writable; older states are untouched.
+        """
+        tensors = {f"adapter/{k}": v for k, v in state.adapter.items()}
+        numbers: dict[str, dict] = {}
+        for index, values in state.optimizer.items():
+            for key, value in values.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+                else:
+                    numbers.setdefault(str(index), {})[key] = value
+        tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64)
+        facts = {
+            "version": VERSION,
+            "digest": self._digest,
+            "step": state.step,
+            "skipped": state.skipped,
+            "seconds": state.seconds,
+            "started": state.started,
+            "optimizer": numbers,
+        }
+        path = self._folder / f"state-{state.step:08d}.safetensors"
+        write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
+        for old in self.files()[self._keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self, warn: Callable[[str], None]) -> State | None:
+        """The newest good state, or None; damaged files are reported and removed.
+
+        Raises:
+            StateError: a state was written by a newer version of this program.
+        """
+        for leftover in self._folder.glob("*.part"):
+            leftover.unlink(missing_ok=True)
+        for path in self.files():
+            try:
+                return self._read(path)
+            except DamagedFile as error:
+                warn(f"A saved state is damaged, an older one is used ({error}).")
+                path.unlink(missing_ok=True)
+        return None
+
+    def _read(self, path: Path) -> State:
+        tensors, metadata = read_tensors(path)
+        facts = json.loads(metadata.get("troupe.state", "{}"))
+        if facts.get("version", 0) > VERSION:
+            raise StateError(f"{path.name} was saved by a newer version: update the pack.")
+        if facts.get("version") != VERSION or facts.get("digest") != self._digest:
+            raise DamagedFile(f"{path.name} is not a state of this run")
+        optimizer = {int(i): dict(v) for i, v in facts["optimizer"].items()}
+        adapter = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition("/")
+            if kind == "adapter":
+                adapter[rest] = tensor
+            elif kind == "optimizer":
+                index, _, key = rest.partition("/")
+                optimizer.setdefault(int(index), {})[key] = tensor
+        return State(
+            step=facts["step"],
+            adapter=adapter,
+            optimizer=optimizer,
+            losses=tensors["losses"].tolist(),
+            skipped=facts["skipped"],
+            seconds=facts["seconds"],
+            started=facts["started"],
+        )
+
+
+def capture(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> State:
+    """`state` with the adapter's and the optimizer's present tensors (not copied)."""
+    state.adapter = adapter.state()
+    state.optimizer = optimizer.state_dict()["state"]
+    return state
+
+
+def restore(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state back into an adapter and an optimizer made for the same job.
+
+    Raises:
+        StateError: the state belongs to another adapter.
+    """
+    if set(state.adapter) != set(adapter.state()):
+        raise StateError("The saved state belongs to another adapter: remove the run's folder.")
+    adapter.load_state(state.adapter)
+    if state.optimizer:
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
+
+
+class RunLock:
+    """Keeps a second process out of a run folder; ends with the process, however that ends."""
+
+    def __init__(self, run_dir: Path):
+        self._path = run_dir / "lock"
+        self._file = None
+
+    def __enter__(self) -> "RunLock":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._path, "a+b")
+        try:
+            _lock(self._file)
+        except OSError:
+            self._file.close()
+            raise StateError(
+                f"Run {self._path.parent.name!r} is being trained by another process: "
+                "wait for it or stop it."
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _lock(file) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

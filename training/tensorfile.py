@@ -1,0 +1,93 @@
+"""Tensor files that are whole or not there: written beside, flushed, renamed, with a checksum.
+
+A power cut or a full disk can leave a file of the right length with wrong bytes inside, so caches
+and states carry a CRC-32 of their tensors; `read_tensors` believes no file without checking it.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+_CHECKSUM = "troupe.crc32"
+
+
+class DamagedFile(Exception):
+    """A tensor file is truncated, altered or not ours."""
+
+
+def checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    """CRC-32 over names, types, shapes and bytes, as 8 hex digits."""
+    value = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]):
+    """Write a .safetensors file with a checksum; `path` appears only when complete.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    from safetensors.torch import save
+
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_bytes(path, save(plain, {**metadata, _CHECKSUM: checksum(plain)}))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete and flushed to the disk.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name == "nt":  # folders cannot be opened there, and the rename is journalled
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file made by `write_tensors`.
+
+    Raises:
+        DamagedFile: unreadable, truncated, altered, or without our checksum.
+    """
+    import json
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        data = path.read_bytes()  # no memory map: the file may be replaced while we hold it
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (OSError, SafetensorError, ValueError) as error:
+        raise DamagedFile(f"{path.name}: {error}") from None
+    if metadata.pop(_CHECKSUM, None) != checksum(tensors):
+        raise DamagedFile(f"{path.name}: the checksum does not match")
+    return tensors, metadata

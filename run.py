@@ -63,9 +63,9 @@ def prepare():
     wanted = digest([*files, CONSTRAINTS])
     if STAMP.exists() and STAMP.read_text("ascii") == wanted:
         return
-    print("Installing the requirements of ComfyUI and Troupe into", VENV, flush=True)
+    print("Installing the requirements of ComfyUI and Troupe, about 7 GB:", VENV, flush=True)
     UNFINISHED.touch()
-    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     for file in files:
         command += ["-r", str(file)]
     failed = subprocess.call([*command, "-c", str(CONSTRAINTS)])

@@ -61,8 +61,9 @@ class ExecutionInterrupted(ClientError):
 
 
 class Client:
-    def __init__(self, url: str):
+    def __init__(self, url: str, timeout: float = 120.0):
         self.url = url.rstrip("/")
+        self.timeout = timeout  # seconds that one request may take
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ class Client:
 
     def _send(self, request: Request) -> bytes:
         try:
-            with urlopen(request, timeout=120) as answer:
+            with urlopen(request, timeout=self.timeout) as answer:
                 return answer.read()
         except HTTPError as error:
             what = f"{request.get_method()} {request.selector}"

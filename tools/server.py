@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK_FOLDER = "ComfyUI-Troupe"
 COMPANION_FOLDER = "troupe-nano-companion"
 FOLDERS = ("custom_nodes", "input", "output", "models", "datasets", "temp", "user")
-PORT_TAKEN = ("address already in use", "10048", "error while attempting to bind")
+PORT_TAKEN = "already in use"
 
 
 class ServerError(RuntimeError):
@@ -103,9 +103,8 @@ class ComfyServer:
                 self._wait_until_ready(timeout)
                 return
             except BaseException as error:
-                log = self.log_text().lower()
                 self.stop()
-                lost_port = isinstance(error, ServerError) and any(w in log for w in PORT_TAKEN)
+                lost_port = isinstance(error, ServerError) and PORT_TAKEN in self.log_text()
                 if not lost_port or self._port or attempt == 2:
                     raise
                 logger.info("Port %d was taken meanwhile; trying another.", port)
@@ -181,7 +180,7 @@ class ComfyServer:
 
     def _answers(self) -> bool:
         try:
-            stats = self.client.get_json("/system_stats")
+            stats = Client(self.url, timeout=5).get_json("/system_stats")
         except (URLError, OSError, ClientError, ValueError):
             return False
         # Another program may have got the port first; only our own start names this folder.

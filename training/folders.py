@@ -171,8 +171,10 @@ class _Scanner:
                     self._note(place + entry.name, "error", refusal)
                 elif entry.is_dir():
                     folders.append(entry.name)
-                else:
+                elif entry.is_file():
                     files.append(entry.name)
+                else:  # a named pipe would make its reader wait for ever
+                    self._note(place + entry.name, "error", "not a regular file: take it out")
         return sorted(files, key=natural_key), sorted(folders, key=natural_key)
 
     def _refuse_link(self, entry: os.DirEntry) -> str:

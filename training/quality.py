@@ -9,6 +9,7 @@ from PIL import Image
 HASH_SIDE = 16
 HASH_BITS = 2 * HASH_SIDE * HASH_SIDE
 SAME_BITS = 24  # of HASH_BITS: a copy saved again, scaled or brightened stays below
+BLOCK = 256  # pictures compared with all others at a time
 GREY_MARGIN = 2.0  # of 255: smaller steps are noise, not a gradient
 BLUR_SIDE = 512
 BLUR_VARIANCE = 12.0  # sharp photographs lie above 40, a 4 px Gaussian blur at 1024 px below
@@ -57,16 +58,19 @@ def find_near_duplicates(traits: Sequence[Traits]) -> dict[int, int]:
     """
     if not traits:
         return {}
-    bits = np.stack([t.gradient_bits for t in traits])
-    packed = np.packbits(bits, axis=1)
-    counts = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int32)
-    flat = bits.sum(axis=1) <= SAME_BITS
+    bits = np.stack([t.gradient_bits for t in traits]).astype(np.float32)
+    counts = bits.sum(axis=1)
+    flat = counts <= SAME_BITS
     found: dict[int, int] = {}
-    for first in range(len(traits)):
-        if flat[first] or first in found:
-            continue
-        distance = counts[packed[first + 1 :] ^ packed[first]].sum(axis=1)
-        for index in np.flatnonzero(distance <= SAME_BITS) + first + 1:
-            if not flat[index]:
+    for start in range(0, len(bits), BLOCK):
+        block = slice(start, start + BLOCK)
+        # bits that differ = ones here + ones there - twice the common ones; exact in float32
+        common = bits[block] @ bits[start:].T
+        alike = counts[block, None] + counts[start:] - 2 * common <= SAME_BITS
+        for row in range(len(alike)):
+            first = start + row
+            if flat[first] or first in found:
+                continue
+            for index in np.flatnonzero(alike[row, row + 1 :] & ~flat[first + 1 :]) + first + 1:
                 found.setdefault(int(index), first)
     return found

@@ -7,7 +7,7 @@ the sampler needs it; the nodes only carry it out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from .errors import SceneError
 from .pose import DEFAULT_STYLE, PoseFrame, draw_poses, resize_pose
 from .references import PER_FRAME, Reference, resized
 from .regions import REGIONS, RegionSet, regions_from_poses
-from .silhouette import Margins
 
 LATENT_PX = 8  # canvas pixels to a side of a latent one, SDXL's autoencoder
 MIN_SIDE_PX, MAX_SIDE_PX = 64, 8192
@@ -36,9 +35,6 @@ class SceneOptions:
             around a skeleton would otherwise argue for an empty background.
         pose_reach: how far around a person control stays strong, in standing heights.
         plate_reach: how far around a person a plate is painted over, in standing heights.
-        feather: half width of soft edges in standing heights.
-        order: who stands in front, one of `regions.ORDERS`.
-        margins: room around the bare body.
     """
 
     first_frame: int = 0
@@ -48,9 +44,6 @@ class SceneOptions:
     pose_outside: float = 0.3
     pose_reach: float = 0.12
     plate_reach: float = 0.06
-    feather: float = 0.025
-    order: str = "ground"
-    margins: Margins = field(default_factory=Margins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +77,7 @@ class ScenePlan:
     """Everything about a scene of N frames that needs no model.
 
     Attributes:
+        indices: which of the given poses the frames are.
         frames: the chosen poses on the canvas.
         hint_nhwc: control pictures (N, H, W, 3) float 0..1.
         control_map: (N, h, w) 0..1, factor on the ControlNet's strength; None means 1 everywhere.
@@ -93,6 +87,7 @@ class ScenePlan:
 
     width: int
     height: int
+    indices: tuple[int, ...]
     frames: tuple[PoseFrame, ...]
     regions: RegionSet
     hint_nhwc: torch.Tensor
@@ -118,6 +113,7 @@ def plan_scene(
     *,
     references: Sequence[Reference] = (),
     prompts: Mapping[str, str] | None = None,
+    regions: RegionSet | None = None,
     options: SceneOptions | None = None,
 ) -> ScenePlan:
     """The plan of a scene on a canvas of width x height pixels.
@@ -126,6 +122,7 @@ def plan_scene(
         poses: all poses; `options` choose among them.
         references: at most one plate among them.
         prompts: region name -> text that holds there; empty texts are left out.
+        regions: of all poses on this canvas; made from the poses when None.
 
     Raises:
         SceneError: a size, frame, region or number of pictures that does not work out.
@@ -134,16 +131,20 @@ def plan_scene(
     width, height, notes = _canvas(width, height)
     chosen = _chosen(len(poses), options)
     frames = tuple(resize_pose(poses[i], width, height, options.fit) for i in chosen)
-    regions = regions_from_poses(
-        frames, feather=options.feather, order=options.order, margins=options.margins
-    )
+    if regions is None:
+        regions = regions_from_poses(frames)
+    else:
+        regions = _given_regions(regions, len(poses), width, height).select(
+            chosen.start, len(chosen)
+        )
     grid = (width // LATENT_PX, height // LATENT_PX)
     notes += _notes_on_people(regions, chosen)
     hint = draw_poses(frames, width, height, style=options.pose_style)
-    speaking = [one for one in references if one.mode != "plate" and one.weight != 0.0]
+    speaking = [one for one in references if one.speaks]
     return ScenePlan(
         width=width,
         height=height,
+        indices=tuple(chosen),
         frames=frames,
         regions=regions,
         hint_nhwc=torch.from_numpy(hint.astype(np.float32) / 255.0),
@@ -180,6 +181,20 @@ def _chosen(count: int, options: SceneOptions) -> range:
     if wanted < 0:
         raise SceneError(f"frame_count is {wanted}; give 0 for all or how many frames to make.")
     return range(first, count if wanted == 0 else min(count, first + wanted))
+
+
+def _given_regions(regions: RegionSet, poses: int, width: int, height: int) -> RegionSet:
+    if (regions.width, regions.height) != (width, height):
+        raise SceneError(
+            f"The regions are for {regions.width} x {regions.height} pixels, the scene has "
+            f"{width} x {height}: set the same width and height in Pose Regions."
+        )
+    if len(regions) != poses:
+        raise SceneError(
+            f"The regions come from {len(regions)} poses, the scene has {poses}: "
+            "connect the same poses to both."
+        )
+    return regions
 
 
 def _notes_on_people(regions: RegionSet, chosen: range) -> list[str]:

@@ -134,6 +134,11 @@ class Reference:
         side = max(picture.shape[0] for picture in pictures)
         return torch.stack([resized(picture, side, side) for picture in pictures])
 
+    @property
+    def speaks(self) -> bool:
+        """Whether it acts through an IP-Adapter."""
+        return self.mode != "plate" and self.weight != 0.0
+
     def attention_options(self) -> dict:
         """What the IP-Adapter patch needs to know besides pictures and place, as keywords."""
         return {

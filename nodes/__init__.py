@@ -2,12 +2,13 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import dataset, pose, reference, scene, training, video
+from . import dataset, pose, reference, regions, scene, training, video
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *training.NODES,
     *pose.NODES,
+    *regions.NODES,
     *scene.NODES,
     *reference.NODES,
     *video.NODES,

@@ -21,7 +21,7 @@ from .encode import encode
 from .errors import VideoError
 from .framing import FITS
 from .presets import PRESETS, Preset, preset_named, with_quality
-from .rational import exact_rate, nearest
+from .rational import exact_rate, nearest, seconds
 from .render import FilmSource, Renderer
 from .sound import Samples, mix, sample_count, sound_format, sound_of_file, sound_of_film
 from .sources import (
@@ -66,6 +66,7 @@ __all__ = [
     "pictures_in_folder",
     "preset_named",
     "sample_count",
+    "seconds",
     "sound_format",
     "sound_of_file",
     "sound_of_film",

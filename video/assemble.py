@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from .easing import ease
 from .errors import VideoError
+from .framing import FITS
 from .rational import exact_rate, seconds
 from .sound import Sound
 from .timeline import CUT, Shot, Timeline, Transition, shot_seconds
@@ -53,6 +54,9 @@ def assemble(
     """
     if not shots:
         raise VideoError("The film has no shots: connect at least one.")
+    for number, shot in enumerate(shots, 1):
+        if shot.fit not in FITS:
+            raise VideoError(f"Shot {number}: unknown fit {shot.fit!r}, use {', '.join(FITS)}.")
     rate = exact_rate(fps)
     width, height = _film_size(shots[0], width, height)
     joints = tuple(transition if shot.transition is None else shot.transition for shot in shots[1:])

@@ -18,6 +18,9 @@ from .timeline import Moment
 logger = logging.getLogger(__name__)
 
 SEEK_AHEAD = Fraction(4)  # seconds that are cheaper to decode than to seek over
+# Bilinear, accurate rounding, chroma interpolated: libswscale's quick default darkens every
+# picture by a level or more, at each generation.
+SCALER = 0x2 | 0x40000 | 0x2000
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 LIMITED_RANGE = 1
 # AVCOL_SPC_* -> the matrix libswscale knows. What is not tagged is read as BT.601, as FFmpeg and
@@ -206,6 +209,7 @@ class VideoReader:
             src_colorspace=MATRIX_OF_TAG.get(int(frame.colorspace), UNTAGGED_MATRIX),
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
+            interpolation=SCALER,
         )
         picture = converted.to_ndarray()
         turns = _quarter_turns(frame)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -50,16 +51,26 @@ class Source(Protocol):
 
 
 class _NumberedReader:
-    """Spreads numbered pictures evenly over the frames of the shot; remembers the newest one."""
+    """Numbered pictures, the newest one remembered.
 
-    def __init__(self, count: int, load) -> None:
+    With a rate they play at it and the last one stays; without one they spread evenly over the
+    frames of the shot.
+    """
+
+    def __init__(
+        self, count: int, rate: Fraction | None, load: Callable[[int], np.ndarray]
+    ) -> None:
         self._count = count
+        self._rate = rate
         self._load = load
         self._number = -1
         self._picture: np.ndarray | None = None
 
     def picture(self, moment: Moment) -> np.ndarray:
-        number = moment.index * self._count // moment.count
+        if self._rate is None:
+            number = moment.index * self._count // moment.count
+        else:
+            number = min(int(moment.seconds * self._rate), self._count - 1)
         if number != self._number:
             self._picture = self._load(number)
             self._number = number
@@ -69,8 +80,10 @@ class _NumberedReader:
         self._picture = None
 
 
-def _natural_seconds(count: int, fps: Fraction) -> Fraction:
-    return STILL_SECONDS if count == 1 else count / fps
+def _natural_seconds(count: int, rate: Fraction | None, fps: Fraction) -> Fraction:
+    if rate is None and count == 1:
+        return STILL_SECONDS
+    return count / (rate or fps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,15 +91,16 @@ class Pictures:
     """A still or a batch held as uint8: a quarter of the memory of the float tensor before."""
 
     pictures: np.ndarray  # (count, height, width, 3) uint8
+    rate: Fraction | None = None  # own frames per second; None takes the film's
 
     def size(self) -> tuple[int, int]:
         return self.pictures.shape[2], self.pictures.shape[1]
 
     def seconds(self, fps: Fraction) -> Fraction:
-        return _natural_seconds(len(self.pictures), fps)
+        return _natural_seconds(len(self.pictures), self.rate, fps)
 
     def open(self) -> Reader:
-        return _NumberedReader(len(self.pictures), self.pictures.__getitem__)
+        return _NumberedReader(len(self.pictures), self.rate, self.pictures.__getitem__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,15 +108,17 @@ class TensorPictures:
     """A float batch that somebody else keeps anyway: quantised frame by frame, never copied."""
 
     images_bhwc: torch.Tensor  # (count, height, width, 1|3|4), [0, 1]
+    rate: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
         return self.images_bhwc.shape[2], self.images_bhwc.shape[1]
 
     def seconds(self, fps: Fraction) -> Fraction:
-        return _natural_seconds(len(self.images_bhwc), fps)
+        return _natural_seconds(len(self.images_bhwc), self.rate, fps)
 
     def open(self) -> Reader:
-        return _NumberedReader(len(self.images_bhwc), lambda n: quantised(self.images_bhwc[n]))
+        count = len(self.images_bhwc)
+        return _NumberedReader(count, self.rate, lambda n: quantised(self.images_bhwc[n]))
 
 
 def quantised(image_hwc: torch.Tensor, out: np.ndarray | None = None) -> np.ndarray:
@@ -147,15 +163,16 @@ class PictureFiles:
     """Picture files in showing order, decoded one at a time."""
 
     paths: tuple[Path, ...]
+    rate: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
         return picture_size(self.paths[0])
 
     def seconds(self, fps: Fraction) -> Fraction:
-        return _natural_seconds(len(self.paths), fps)
+        return _natural_seconds(len(self.paths), self.rate, fps)
 
     def open(self) -> Reader:
-        return _NumberedReader(len(self.paths), lambda n: load_picture(self.paths[n]))
+        return _NumberedReader(len(self.paths), self.rate, lambda n: load_picture(self.paths[n]))
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:

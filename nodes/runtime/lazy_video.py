@@ -1,0 +1,283 @@
+"""A film as a core VIDEO: its frames are made when somebody asks for them, and not before.
+
+Every question about the film (size, length, rate) is answered from the timeline at once. Saving
+streams frame by frame, so memory does not grow with length. Trimming moves two numbers.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import IO, Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import Input, Types
+
+from ...video import (
+    Preset,
+    Renderer,
+    Timeline,
+    VideoError,
+    encode,
+    mix,
+    nearest,
+    preset_named,
+    sample_count,
+    sound_format,
+    with_quality,
+)
+
+logger = logging.getLogger(__name__)
+
+PRESET_OF_CODEC = {
+    "h264": "h264",
+    "h265": "h265",
+    "hevc": "h265",
+    "vp9": "vp9",
+    "prores": "prores",
+    "ffv1": "ffv1",
+}
+MUXERS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
+OUR_COLOURS = ("auto", "none", "srgb", "sdr", "bt709", "bt.709", "rec709")
+IMAGE_BYTES = 4  # a float32 sample of an IMAGE
+MEMORY_SHARE = 0.9  # of the free memory that an IMAGE may take
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A file this film was written to, and how to tell that nobody changed it."""
+
+    settings: tuple[Preset, str, str]  # preset, muxer, digest of the metadata
+    path: str
+    stamp: tuple[int, int]
+
+    def untouched(self) -> bool:
+        try:
+            return _stamp(self.path) == self.stamp
+        except OSError:
+            return False
+
+
+def _digest(metadata: Mapping[str, Any] | None) -> str:
+    text = json.dumps(metadata or {}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+class LazyVideo(Input.Video):
+    """A `video.Timeline` behind core's VIDEO interface."""
+
+    def __init__(self, film: Timeline) -> None:
+        self.film = film
+        self._saved: list[_Saved] = []
+        self._stream_source: str | None = None
+
+    # -- what is known without making a frame ------------------------------------------------------
+
+    def get_dimensions(self) -> tuple[int, int]:
+        return self.film.width, self.film.height
+
+    def get_frame_count(self) -> int:
+        return self.film.frame_count
+
+    def get_frame_rate(self) -> Fraction:
+        return self.film.fps
+
+    def get_duration(self) -> float:
+        return float(self.film.seconds)
+
+    def get_bit_depth(self) -> int:
+        return 8
+
+    def get_color_space(self) -> str:
+        return "auto"
+
+    def get_container_format(self) -> str:
+        return "mp4"
+
+    def get_active_trim_window(self) -> tuple[float, float]:
+        return 0.0, 0.0  # what we stream is trimmed already
+
+    def as_trimmed(
+        self,
+        start_time: float | None = None,
+        duration: float | None = None,
+        strict_duration: bool = False,
+    ) -> "LazyVideo | None":
+        """The film from `start_time` seconds (negative: from the end), to its end for duration 0.
+
+        None where nothing would be left, or, if strict, less than `duration`.
+        """
+        film = self.film
+        first = _frames(start_time, film.fps)
+        if first < 0:
+            first = max(0, film.frame_count + first)
+        wanted = max(1, _frames(duration, film.fps)) if duration else None
+        rest = film.frame_count - first
+        if rest < 1 or (strict_duration and wanted is not None and wanted > rest):
+            return None
+        return LazyVideo(film.trimmed(first, wanted))
+
+    # -- frames and files --------------------------------------------------------------------------
+
+    def get_components(self) -> Types.VideoComponents:
+        """All frames as one IMAGE, and the sound.
+
+        Raises:
+            VideoError: that IMAGE would not fit into memory.
+        """
+        film = self.film
+        shape = (film.frame_count, film.height, film.width, 3)
+        _refuse_if_too_large(shape)
+        images = torch.empty(shape, dtype=torch.float32)
+        progress = _Progress(film.frame_count)
+        with Renderer(film) as renderer:
+            for index, picture in enumerate(renderer.frames()):
+                np.divide(picture, np.float32(255), out=images[index].numpy(), dtype=np.float32)
+                progress(index + 1, film.frame_count)
+        return Types.VideoComponents(images=images, frame_rate=film.fps, audio=_audio(film))
+
+    def get_stream_source(self) -> str:
+        """A file to read the film from, in ComfyUI's temp folder; encoded once."""
+        if self._stream_source is None or not os.path.isfile(self._stream_source):
+            folder = folder_paths.get_temp_directory()
+            os.makedirs(folder, exist_ok=True)
+            path = os.path.join(folder, f"troupe_{uuid.uuid4().hex}.mp4")
+            self.write(path, preset_named("h264"))
+            self._stream_source = path
+        return self._stream_source
+
+    def save_to(
+        self,
+        path: str | os.PathLike | IO[bytes],
+        format: str = "auto",
+        codec: str = "auto",
+        metadata: Mapping[str, Any] | None = None,
+        bit_depth: int | None = None,
+        crf: float | None = None,
+        **extra: Any,
+    ) -> None:
+        """Write the film as core's Save Video asks for it. Keywords of later cores are tolerated.
+
+        Raises:
+            VideoError: a container, codec or colour space we cannot write, or see `video.encode`.
+        """
+        colours = _word(extra.pop("color_space", None))
+        if colours not in OUR_COLOURS:
+            raise VideoError(f"Color space {colours!r} is not supported: films are BT.709.")
+        for name, value in extra.items():
+            if value is not None and _word(value) != "auto":
+                logger.warning("Saving a film ignores the unknown setting %s.", name)
+        preset, muxer = _chosen(path, _word(format), _word(codec))
+        self.write(path, with_quality(preset, crf, bit_depth), muxer, metadata)
+
+    def write(
+        self,
+        target: str | os.PathLike | IO[bytes],
+        preset: Preset,
+        muxer: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Encode the film, or copy what an earlier call encoded with the same settings."""
+        muxer = muxer or preset.container
+        settings = (preset, muxer, _digest(metadata))
+        if not isinstance(target, (str, os.PathLike)):
+            self._encode(target, preset, muxer, metadata)
+            return
+        path = os.path.abspath(os.fspath(target))
+        earlier = next((s for s in self._saved if s.settings == settings and s.untouched()), None)
+        if earlier is None:
+            self._encode(path, preset, muxer, metadata)
+        elif earlier.path != path:
+            _copy(earlier.path, path)
+        self._saved = [saved for saved in self._saved if saved.path != path]
+        self._saved.append(_Saved(settings, path, _stamp(path)))
+
+    def _encode(self, target, preset: Preset, muxer: str, metadata: Mapping[str, Any] | None):
+        progress = _Progress(self.film.frame_count)
+        encode(self.film, target, preset, container=muxer, metadata=metadata, progress=progress)
+
+
+class _Progress:
+    """Moves the bar of the node that runs; raises there when the user cancels."""
+
+    def __init__(self, total: int) -> None:
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def __call__(self, done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update_absolute(done, total)
+
+
+def _frames(time: float | None, fps: Fraction) -> int:
+    return nearest(Fraction(str(time)) * fps) if time else 0
+
+
+def _word(value: Any) -> str:
+    """A keyword that may come as text, as an enum of text, or not at all."""
+    return str(getattr(value, "value", value) or "auto").lower()
+
+
+def _chosen(path: object, container: str, codec: str) -> tuple[Preset, str]:
+    """The preset and FFmpeg muxer for core's words; the file's own ending decides on "auto"."""
+    if container == "auto" and isinstance(path, (str, os.PathLike)):
+        container = os.path.splitext(os.fspath(path))[1].lstrip(".").lower()
+    if container in ("auto", ""):
+        container = "mp4"
+    if container not in MUXERS:
+        raise VideoError(f"Cannot write {container!r} files: use one of {', '.join(MUXERS)}.")
+    if codec == "auto":
+        codec = "vp9" if container == "webm" else "h264"
+    if codec not in PRESET_OF_CODEC:
+        known = ", ".join(PRESET_OF_CODEC)
+        raise VideoError(f"Cannot write codec {codec!r}: use one of {known}.")
+    return preset_named(PRESET_OF_CODEC[codec]), MUXERS[container]
+
+
+def _copy(source: str, target: str) -> None:
+    part = target + ".part"
+    try:
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    except BaseException:
+        if os.path.exists(part):
+            os.remove(part)
+        raise
+
+
+def _refuse_if_too_large(shape: tuple[int, int, int, int]) -> None:
+    count, height, width, channels = shape
+    needed = count * height * width * channels * IMAGE_BYTES
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed > free * MEMORY_SHARE:
+        raise VideoError(
+            f"{count} frames of {width}x{height} as images need {needed / 1e9:.1f} GB and"
+            f" {free / 1e9:.1f} GB are free: trim the film first (Trim Video), make it smaller,"
+            " or save it with Save Film, which needs no images."
+        )
+
+
+def _audio(film: Timeline) -> dict[str, Any] | None:
+    shape = sound_format(film)
+    if shape is None:
+        return None
+    rate, channels = shape
+    waveform = np.empty((channels, sample_count(film, rate)), np.float32)
+    at = 0
+    for block in mix(film, rate, channels):
+        waveform[:, at : at + block.shape[1]] = block
+        at += block.shape[1]
+    return {"waveform": torch.from_numpy(waveform)[None], "sample_rate": rate}

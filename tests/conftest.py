@@ -4,9 +4,7 @@
 start when the first test asks for them, and serve the whole session.
 """
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from demo.nano import NanoFiles, build_nano
-from tools.comfyui import find_comfyui
-from tools.server import PACK_FOLDER, ROOT, ComfyServer
+from tools.inprocess import ROOT, import_comfyui, load_pack
+from tools.server import ComfyServer
 
 
 class RootIsNoPackage:
@@ -62,39 +60,13 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     Attributes: path, base_dir, folder_paths, and nodes (core's nodes.py).
     """
-    path = find_comfyui()
-    base = tmp_path_factory.mktemp("comfy-in-process")
-    sys.path.insert(0, str(path))  # before the repository: `nodes` must be core's nodes.py
-    import comfy.options
-
-    comfy.options.args_parsing = False  # pytest's arguments are not ComfyUI's
-    from comfy.cli_args import args
-
-    args.cpu = True
-    args.base_directory = str(base)
-    import folder_paths
-
-    import nodes
-
-    assert Path(nodes.__file__) == path / "nodes.py"
-    for name in ("input", "output", "temp", "models", "datasets"):
-        (base / name).mkdir(exist_ok=True)
-    return SimpleNamespace(path=path, base_dir=base, folder_paths=folder_paths, nodes=nodes)
+    return import_comfyui(tmp_path_factory.mktemp("comfy-in-process"))
 
 
 @pytest.fixture(scope="session")
 def pack(comfy: SimpleNamespace) -> ModuleType:
     """The pack's root module, loaded as ComfyUI loads it; `pack.nodes` is our nodes package."""
-    return load_pack(ROOT, f"/somewhere/custom_nodes/{PACK_FOLDER}_x_1")
-
-
-def load_pack(folder: Path, module_name: str) -> ModuleType:
-    """Load a node folder by file, under a name that no `import` statement could spell."""
-    spec = importlib.util.spec_from_file_location(module_name, folder / "__init__.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_pack()
 
 
 @dataclass(frozen=True)

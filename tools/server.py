@@ -256,6 +256,10 @@ def main(options: Sequence[str]) -> int:
     parser.add_argument("--base-directory", type=Path, default=ROOT / "output" / "serve")
     own, passed_on = parser.parse_known_args(options)
     base = own.base_directory.resolve()
+    from demo.nano import build_nano, nano_files
+
+    if not all(file.exists() for file in vars(nano_files(base / "models")).values()):
+        build_nano(base / "models")  # so that the workflows can be tried before any download
     try:
         with ComfyServer(base, port=own.port, options=passed_on) as server:
             print(f"ComfyUI with the pack: {server.url}  (Ctrl-C ends it)")

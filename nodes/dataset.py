@@ -266,21 +266,30 @@ def _find_folder(name: str) -> Path:
 
 def _settings(typed: dict, by_category: dict[str, dict], options: str) -> DatasetSettings:
     """Widget values over YAML options; empty widgets leave the option as it is."""
-    try:
-        data = yaml.safe_load(options) or {}
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise DatasetError(f"options: line {line} is not YAML: write 'name: value'.") from None
-    if not isinstance(data, dict):
-        raise DatasetError("options: write 'name: value' lines.")
-    if data.keys() & {"folder", "items"}:
-        raise DatasetError("options: folder and items cannot be set here; use the folder widget.")
+    data = _checked(_parsed(options)).model_dump(exclude_unset=True)
     data.update({key: value for key, value in typed.items() if value.strip()})
     categories = data.setdefault("categories", {})
     for category, values in by_category.items():
         filled = {key: value for key, value in values.items() if value.strip()}
-        if filled and isinstance(categories, dict):
-            categories[category] = {**(categories.get(category) or {}), **filled}
+        if filled:
+            categories[category] = {**categories.get(category, {}), **filled}
+    return _checked(data)
+
+
+def _parsed(options: str) -> dict:
+    try:
+        data = yaml.safe_load(options) or {}
+    except (yaml.YAMLError, RecursionError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise DatasetError(f"options: line {line} is not YAML: write 'name: value'.") from None
+    if not isinstance(data, dict):
+        raise DatasetError("options: write 'name: value' lines.")
+    if "folder" in data or "items" in data:  # paths come through the checked widget only
+        raise DatasetError("options: folder and items cannot be set here; use the folder widget.")
+    return data
+
+
+def _checked(data: dict) -> DatasetSettings:
     try:
         return DatasetSettings.model_validate(data)
     except ValidationError as error:

@@ -89,7 +89,7 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise DatasetError(f"{path.name}: cannot be read ({reason}).") from error
+        raise DatasetError(f"{path.name}: cannot be read ({reason}): check the file.") from error
 
 
 def _open(data: bytes, remarks: list[str]) -> Image.Image:

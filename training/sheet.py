@@ -46,7 +46,7 @@ def contact_sheet(
         raise DatasetError("The dataset is empty: add pictures.")
     count = min(max_pictures, len(dataset.items))
     chosen = [i * len(dataset.items) // count for i in range(count)]
-    columns = min(MAX_COLUMNS, count, max(1, round((count * 1.6) ** 0.5)))
+    columns = min(MAX_COLUMNS, count, max(3, round((count * 1.6) ** 0.5)))
     cell_w, cell_h = THUMB + PAD, THUMB + PAD + LINE * (1 + CAPTION_LINES) + PAD
     rows = -(-count // columns)
     left_out = len(dataset.items) - count

@@ -138,8 +138,8 @@ class ScheduleSettings(_Section):
 
     steps: int = _setting(1500, "Number of training steps.", ge=1, le=1_000_000)
     kind: Literal[tuple(SCHEDULES)] = _setting("cosine", "Curve of the learning rate.")
-    warmup_steps: int = _setting(
-        0, "Steps in which the learning rate rises from nearly zero.", ge=0, le=100_000
+    warmup: float = _setting(
+        0.0, "Share of the steps in which the learning rate rises from nearly zero.", ge=0, le=1
     )
     floor: float = _setting(0.0, "Share of the learning rate the curve ends at.", ge=0, le=1)
 

@@ -15,7 +15,7 @@ import torch
 from .buckets import Placement
 from .checkpoint import Checkpoint
 from .job import TrainingJob
-from .optimize import OPTIMIZERS
+from .optimize import OPTIMIZERS, warmup_steps
 
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
 
@@ -78,7 +78,7 @@ def _training(job: TrainingJob, precision: str) -> dict:
         "ss_optimizer": OPTIMIZERS[job.optimizer.kind].label,
         "ss_max_grad_norm": job.optimizer.max_grad_norm,
         "ss_lr_scheduler": job.schedule.kind,
-        "ss_lr_warmup_steps": job.schedule.warmup_steps,
+        "ss_lr_warmup_steps": warmup_steps(job.schedule),
         "ss_steps": job.schedule.steps,
         "ss_max_train_steps": job.schedule.steps,
         "ss_batch_size_per_device": job.batch.size,

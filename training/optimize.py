@@ -74,12 +74,17 @@ SCHEDULES = {
 }
 
 
+def warmup_steps(settings: "ScheduleSettings") -> int:
+    """Steps in which the rate rises."""
+    return round(settings.warmup * settings.steps)
+
+
 def rate_factor(step: int, settings: "ScheduleSettings") -> float:
     """What the learning rate of optimizer step `step` (from 0) is multiplied with.
 
     A pure function of the step, so that resuming needs no state.
     """
-    warmup = min(settings.warmup_steps, settings.steps)
+    warmup = warmup_steps(settings)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, settings.steps - warmup)

@@ -16,8 +16,8 @@ class Preset:
 
 def _plan(steps: int, rank: int, rate: float, **sections: Any) -> dict[str, Any]:
     return {
-        "schedule": {"steps": steps, "kind": "cosine", "warmup_steps": steps // 20},
-        "adapter": {"rank": rank, "alpha": rank / 2},
+        "schedule": {"steps": steps, "kind": "cosine", "warmup": 0.05},
+        "adapter": {"rank": rank},
         "optimizer": {"learning_rate": rate},
         **sections,
     }
@@ -26,14 +26,14 @@ def _plan(steps: int, rank: int, rate: float, **sections: Any) -> dict[str, Any]
 PRESETS = {
     p.name: p
     for p in (
-        Preset("character", "One person or figure, 10 to 40 pictures.", _plan(1500, 16, 1e-4)),
-        Preset("attire", "A garment or costume, 10 to 40 pictures.", _plan(1200, 16, 1e-4)),
-        Preset("pose", "A pose or gesture, 10 to 60 pictures.", _plan(1200, 8, 1e-4)),
-        Preset("background", "A place or set, 10 to 60 pictures.", _plan(1500, 16, 1e-4)),
-        Preset("style", "A look, 30 to 300 pictures.", _plan(3000, 32, 1e-4)),
+        Preset("character", "One person or figure, 10 to 40 pictures", _plan(1500, 16, 1e-4)),
+        Preset("attire", "A garment or costume, 10 to 40 pictures", _plan(1200, 16, 1e-4)),
+        Preset("pose", "A pose or gesture, 10 to 60 pictures", _plan(1200, 8, 1e-4)),
+        Preset("background", "A place or set, 10 to 60 pictures", _plan(1500, 16, 1e-4)),
+        Preset("style", "A look, 30 to 300 pictures", _plan(3000, 32, 1e-4)),
         Preset(
             "try out",
-            "A few steps, to see that everything works.",
+            "A few steps, to see that everything works",
             _plan(30, 4, 5e-4),
         ),
     )

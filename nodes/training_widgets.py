@@ -1,0 +1,103 @@
+"""Widgets made from the fields of TrainingJob: bounds, choices and help text live there."""
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..training import PRESETS, JobError, all_settings, merge, parse_job, parse_text, setting
+from ..training.settings import PATHS
+
+AS_PRESET = "as preset"
+# What a workflow may not decide: where files lie, and what has a node or a widget of its own.
+RESERVED = ("version", "name", "preset", "base", "dataset", "folders", "memory.device")
+
+
+def preset_widget() -> io.Input:
+    """The starting points."""
+    listed = "; ".join(f"{p.name}: {p.help}" for p in PRESETS.values())
+    return io.Combo.Input(
+        "preset",
+        options=list(PRESETS),
+        tooltip="Sets steps, rank, learning rate and schedule; any widget that is not 0 and any "
+        f"option wins over it. {listed}.",
+    )
+
+
+def widget(path: str, id: str = "", unset: float | None = None, **more: Any) -> io.Input:
+    """The widget of setting "section.field", always optional.
+
+    Args:
+        id: name of the input; by default the path with an underscore.
+        unset: a value below the setting's range that leaves it to the preset; a choice gets
+            AS_PRESET instead.
+    """
+    about = setting(path)
+    id = id or path.replace(".", "_")
+    common = {"optional": True, "tooltip": about.description, **more}
+    if about.kind == "choice":
+        options = ([AS_PRESET] if unset is not None else []) + list(about.choices)
+        default = AS_PRESET if unset is not None else about.default
+        return io.Combo.Input(id, options=options, default=default, **common)
+    if about.kind == "bool":
+        return io.Boolean.Input(id, default=about.default, **common)
+    if about.kind in ("text", "list"):
+        return io.String.Input(id, default=about.default or "", **common)
+    if unset is not None:
+        common["tooltip"] += f" {unset:g} = as the preset says."
+    bounds = {
+        "default": about.default if unset is None else unset,
+        "min": about.minimum if unset is None else unset,
+        "max": about.maximum,
+    }
+    if about.kind == "int":
+        return io.Int.Input(id, **{**bounds, "step": about.step or 1, **common})
+    return io.Float.Input(id, **{**bounds, "step": 0.01, **common})
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """{"section.field": value} as sections; None and AS_PRESET are left out."""
+    out: dict[str, Any] = {}
+    for path, value in values.items():
+        if value is None or value == AS_PRESET:
+            continue
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        out = merge(out, value)
+    return out
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Settings typed as YAML into a workflow.
+
+    Raises:
+        JobError: not YAML, unknown (names the nearest), out of range, or not for a workflow.
+    """
+    values = parse_text(text, "Training options")
+    for path in _paths(values):
+        if path in PATHS or any(path == r or path.startswith(f"{r}.") for r in RESERVED):
+            raise JobError(f"Training options cannot set {path!r}: use the node's own inputs.")
+    check_options(values)
+    return values
+
+
+def check_options(values: dict[str, Any]) -> None:
+    """Validate options on their own.
+
+    Raises:
+        JobError: see `parse_job`.
+    """
+    parse_job(merge({"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}}, values))
+
+
+def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:
+    out = []
+    for key, value in values.items():
+        out.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            out += _paths(value, f"{prefix}{key}.")
+    return out
+
+
+def known_paths() -> list[str]:
+    """Every setting that options may hold, for help texts."""
+    return [s.path for s in all_settings() if not s.path.startswith(RESERVED)]

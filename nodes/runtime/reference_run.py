@@ -319,7 +319,8 @@ def pick_frames(values: torch.Tensor, frames: int, options: Mapping) -> torch.Te
     window = options.get("context_window")
     chosen = list(range(frames))
     if window is not None and getattr(window, "dim", None) == 0:
-        chosen = list(window.index_list)
+        anchor = getattr(window, "causal_anchor_index", None)  # one frame shown ahead of the rest
+        chosen = [*([] if anchor is None else [anchor]), *window.index_list]
     if len(chosen) != frames or max(chosen) >= values.shape[0]:
         raise IPAdapterError(
             f"{values.shape[0]} reference frames meet a batch of {frames} latents: give one for "

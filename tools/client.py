@@ -1,5 +1,6 @@
 """A small client for ComfyUI's HTTP API; standard library only.
 
+Example:
     client = Client("http://127.0.0.1:8188")
     outputs = client.run(api_workflow)  # {node_id: {"images": [{filename, subfolder, type}]}}
     data = client.view(**outputs["9"]["images"][0])

@@ -94,11 +94,9 @@ def check_fit(spec: AdapterSpec, layers: tuple[AttentionLayer, ...]) -> None:
     if spec.context_dim == context and spec.channels == wanted:
         return
     yours, theirs = _family(context, len(wanted)), _family(spec.context_dim, len(spec.channels))
-    remedy = (
-        "use an adapter made for it (SDXL: ip-adapter-plus_sdxl_vit-h.safetensors)"
-        if yours != theirs
-        else "use the adapter that was trained with this model"
-    )
+    remedy = "use the adapter that was trained for this model, or download the file again"
+    if spec.context_dim != context:
+        remedy = "use an adapter made for it (SDXL: ip-adapter-plus_sdxl_vit-h.safetensors)"
     raise IPAdapterError(f"{spec.label} is made for {theirs}, but the model is {yours}: {remedy}.")
 
 

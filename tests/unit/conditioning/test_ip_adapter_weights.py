@@ -222,7 +222,7 @@ def test_an_adapter_for_another_model_is_refused_in_words():
     check_fit(sd15, layers(16, 320, 768))
     with pytest.raises(IPAdapterError, match="16 cross attentions.*15 cross attentions"):
         check_fit(sd15, layers(15, 320, 768))
-    with pytest.raises(IPAdapterError, match="trained with this model"):
+    with pytest.raises(IPAdapterError, match="trained for this model"):
         check_fit(sd15, layers(16, 640, 768))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import PoseError
 from .model import BODY_LIMBS, HAND_EDGES, MAX_SIDE_PX, Person, PoseFrame
-from .raster import Spans, ellipse_spans, line_spans, paint
+from .raster import disc_spans, ellipse_spans, line_spans, paint
 from .transform import Fit, resize_pose
 
 BODY_COLOURS = np.array(
@@ -27,17 +27,27 @@ BODY_COLOURS = np.array(
     dtype=np.uint8,
 )  # fmt: skip
 LIMB_DIM = 0.6
-LIMB_COLOURS = (BODY_COLOURS[:17] * LIMB_DIM).astype(np.uint8)
 HAND_COLOURS = np.array(
     [[255 * c for c in colorsys.hsv_to_rgb(i / len(HAND_EDGES), 1, 1)] for i in range(20)]
 ).astype(np.uint8)
 HAND_POINT_COLOUR = (0, 0, 255)
 FACE_POINT_COLOUR = (255, 255, 255)
 
-STICK_PX = 4.0  # half-width of a limb and radius of a joint, before the scale of the style
+# All of them in one palette, and where each group begins in it.
+_PALETTE = np.concatenate(
+    [
+        BODY_COLOURS,
+        (BODY_COLOURS * LIMB_DIM).astype(np.uint8),
+        HAND_COLOURS,
+        np.array([HAND_POINT_COLOUR, FACE_POINT_COLOUR], dtype=np.uint8),
+    ]
+)
+_JOINT, _LIMB, _FINGER, _HAND_POINT, _FACE_POINT = 0, 18, 36, 56, 57
+
+STICK_PX = 4  # half-width of a limb and radius of a joint, before the scale of the style
 HAND_LINE_PX = 2.0
-HAND_POINT_PX = 4.0
-FACE_POINT_PX = 3.0
+HAND_POINT_PX = 4
+FACE_POINT_PX = 3
 # Trained on pictures made of whole pixels and degrees whose outlines count as inside. These put
 # our spans on the same pixels; found by comparing with such pictures, see tests/parity.
 _PIXEL_HALF = 0.5
@@ -111,18 +121,18 @@ def draw_pose(
         raise PoseError(f"A picture side must be 1 to {MAX_SIDE_PX}, got {width} x {height}.")
     frame = resize_pose(frame, width, height, fit)
     stick = STICK_PX * STYLES[style].factor(width, height)
-    spans: list[Spans] = []
+    spans: list[np.ndarray] = []
     for person in frame.people:
         spans += _body(person, stick, threshold, height, feet)
         if hands:
             for points in (person.left_hand, person.right_hand):
                 spans += _hand(points, threshold, height)
         if face and person.face is not None:
-            centres = person.face[_seen(person.face, threshold), :2]
-            spans.append(_discs(centres, FACE_POINT_PX, _one(FACE_POINT_COLOUR, centres), height))
+            pixels = _pixels(person.face)[_seen(person.face, threshold)]
+            spans.append(disc_spans(pixels, FACE_POINT_PX, _FACE_POINT))
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
     if spans:
-        paint(canvas, spans)
+        paint(canvas, spans, _PALETTE)
     return canvas
 
 
@@ -148,58 +158,48 @@ def _seen(points: np.ndarray, threshold: float) -> np.ndarray:
     return (points[:, 2] > 0) & (points[:, 2] >= threshold)
 
 
-def _one(colour: tuple[int, int, int], points: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(np.array(colour, dtype=np.uint8), (len(points), 3))
-
-
-def _pixel_centres(points: np.ndarray) -> np.ndarray:
-    return np.floor(points.astype(np.float64)) + _PIXEL_HALF
-
-
-def _discs(centres: np.ndarray, radius: float, colours: np.ndarray, height: int) -> Spans:
-    centres = _pixel_centres(centres)
-    axes = np.full((len(centres), 2), radius + 1e-3)
-    directions = np.broadcast_to((1.0, 0.0), (len(centres), 2))
-    return ellipse_spans(centres, axes, directions, colours, height)
+def _pixels(points: np.ndarray) -> np.ndarray:
+    """(K, 2): the pixels that hold the points."""
+    return np.floor(points[:, :2]).astype(np.int64)
 
 
 def _sticks(
     a: np.ndarray, b: np.ndarray, half_width: float, colours: np.ndarray, height: int
-) -> Spans:
-    """Filled ellipses from points `a` to points `b`, (K, 2) each."""
-    delta = (a - b).astype(np.float64)
+) -> np.ndarray:
+    """Filled ellipses from points `a` to points `b`, (K, 3) each."""
+    a, b = a[:, :2].astype(np.float64), b[:, :2].astype(np.float64)
+    delta = a - b
     half_length = np.floor(np.hypot(delta[:, 0], delta[:, 1]) / 2)
     angle = np.radians(np.trunc(np.degrees(np.arctan2(delta[:, 1], delta[:, 0]))))
     directions = np.column_stack([np.cos(angle), np.sin(angle)])
     axes = np.column_stack([half_length, np.full(len(angle), half_width)]) + _OUTLINE_PX
-    centres = _pixel_centres((a.astype(np.float64) + b) / 2)
+    centres = np.floor((a + b) / 2) + _PIXEL_HALF
     return ellipse_spans(centres, axes, directions, colours, height)
 
 
 def _body(
-    person: Person, stick: float, threshold: float, height: int, feet: bool
-) -> list[Spans]:
+    person: Person, stick: int, threshold: float, height: int, feet: bool
+) -> list[np.ndarray]:
     body = person.body
     seen = _seen(body, threshold)
-    limbs = seen[_LIMBS].all(axis=1)
-    a, b = body[_LIMBS[limbs, 0], :2], body[_LIMBS[limbs, 1], :2]
-    spans = [_sticks(a, b, stick, LIMB_COLOURS[limbs], height)]
+    (limbs,) = np.nonzero(seen[_LIMBS].all(axis=1))
+    a, b = body[_LIMBS[limbs, 0]], body[_LIMBS[limbs, 1]]
+    spans = [_sticks(a, b, stick, _LIMB + limbs, height)]
     if feet and person.feet is not None:
         lines = _FOOT_LINES[seen[_FOOT_LINES[:, 0]] & _seen(person.feet, threshold)]
-        a, b = body[lines[:, 0], :2], person.feet[lines[:, 1], :2]
-        colours = (BODY_COLOURS[lines[:, 0]] * LIMB_DIM).astype(np.uint8)
-        spans += [_sticks(a, b, stick, colours, height)]
-        spans += [_discs(b, stick, BODY_COLOURS[lines[:, 0]], height)]
-    return [*spans, _discs(body[seen, :2], stick, BODY_COLOURS[seen], height)]
+        ankles, b = lines[:, 0], person.feet[lines[:, 1]]
+        spans += [_sticks(body[ankles], b, stick, _LIMB + ankles, height)]
+        spans += [disc_spans(_pixels(b), stick, _JOINT + ankles)]
+    (joints,) = np.nonzero(seen)
+    return [*spans, disc_spans(_pixels(body[joints]), stick, _JOINT + joints)]
 
 
-def _hand(points: np.ndarray | None, threshold: float, height: int) -> list[Spans]:
+def _hand(points: np.ndarray | None, threshold: float, height: int) -> list[np.ndarray]:
     if points is None:
         return []
-    seen = _seen(points, threshold)
-    edges = seen[_HAND_EDGES].all(axis=1)
-    ends = _pixel_centres(points[_HAND_EDGES[edges], :2])
+    seen, pixels = _seen(points, threshold), _pixels(points)
+    (edges,) = np.nonzero(seen[_HAND_EDGES].all(axis=1))
+    ends = pixels[_HAND_EDGES[edges]] + _PIXEL_HALF
     thickness = HAND_LINE_PX + _LINE_OUTLINE_PX
-    lines = line_spans(ends[:, 0], ends[:, 1], thickness, HAND_COLOURS[edges], height)
-    centres = points[seen, :2]
-    return [lines, _discs(centres, HAND_POINT_PX, _one(HAND_POINT_COLOUR, centres), height)]
+    lines = line_spans(ends[:, 0], ends[:, 1], thickness, _FINGER + edges, height)
+    return [lines, disc_spans(pixels[seen], HAND_POINT_PX, _HAND_POINT)]

@@ -2,22 +2,15 @@
 
 Every shape is cut into horizontal spans by its own equation; the spans of all shapes are then
 written in one assignment, later shapes over earlier ones. The cost follows the painted pixels, not
-the canvas, and shapes far outside of it cost nothing.
+the canvas, and shapes far outside of it cost next to nothing.
+
+Spans are (4, S) int64 arrays: row, first column, last column, number of the colour in a palette.
+Positions are continuous, pixel i covers [i, i + 1); it is painted if its centre is in the shape.
 """
 
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Horizontal runs of pixels: rows (S,), first and last column (S,), colours (S, 3) uint8."""
-
-    rows: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
-    colours: np.ndarray
 
 
 def ellipse_spans(
@@ -26,95 +19,109 @@ def ellipse_spans(
     directions: np.ndarray,
     colours: np.ndarray,
     height: int,
-) -> Spans:
-    """The pixels whose centres lie inside filled ellipses.
+) -> np.ndarray:
+    """Spans of filled ellipses.
 
     Args:
-        centres: (K, 2) x, y in pixels, pixel i covering [i, i + 1).
+        centres: (K, 2) x, y in pixels.
         axes: (K, 2) half-axes in pixels, along and across `directions`.
         directions: (K, 2) unit vectors.
-        colours: (K, 3) uint8.
-        height: rows outside of 0 .. height - 1 are left out.
+        colours: (K,) palette numbers.
+        height: of the canvas; other rows are left out.
     """
     cos, sin = directions[:, 0], directions[:, 1]
-    inv_a, inv_b = 1 / axes[:, 0] ** 2, 1 / axes[:, 1] ** 2
+    inv_a, inv_b = axes[:, 0] ** -2.0, axes[:, 1] ** -2.0
     # q(x, y) = qxx x^2 + 2 qxy x y + qyy y^2 <= 1, solved for x in every row y
-    qxx = cos**2 * inv_a + sin**2 * inv_b
-    qxy = cos * sin * (inv_a - inv_b)
+    qxx = cos * cos * inv_a + sin * sin * inv_b
+    slope = cos * sin * (inv_a - inv_b) / qxx
     det = inv_a * inv_b
-    reach = np.sqrt(qxx / det)
-    shape, rows = _rows(centres[:, 1] - reach, centres[:, 1] + reach, height)
+    shape, rows = _rows(centres[:, 1], np.sqrt(qxx / det), height)
     dy = rows + 0.5 - centres[shape, 1]
-    middle = centres[shape, 0] - (qxy / qxx)[shape] * dy
-    half = np.sqrt(np.maximum(qxx[shape] - det[shape] * dy**2, 0.0)) / qxx[shape]
+    middle = centres[shape, 0] - slope[shape] * dy
+    half = np.sqrt(np.maximum(qxx[shape] - det[shape] * dy * dy, 0.0)) / qxx[shape]
     return _spans(rows, middle - half, middle + half, colours[shape])
 
 
 def line_spans(
     starts: np.ndarray, ends: np.ndarray, thickness: float, colours: np.ndarray, height: int
-) -> Spans:
-    """The pixels whose centres lie on lines `thickness` wide, 1 px longer at both ends.
+) -> np.ndarray:
+    """Spans of straight lines `thickness` pixels wide, cut off at their box.
+
+    The box is that of both ends, wider by half the thickness.
+
 
     Args:
         starts, ends: (K, 2) x, y in pixels.
-        colours: (K, 3) uint8.
-        height: rows outside of 0 .. height - 1 are left out.
+        colours: (K,) palette numbers.
+        height: of the canvas; other rows are left out.
     """
+    middle = (starts + ends) / 2
     delta = ends - starts
-    half_len = np.hypot(delta[:, 0], delta[:, 1]) / 2
-    along = np.where(half_len[:, None] > 0, delta / np.maximum(2 * half_len, 1e-9)[:, None], (1, 0))
-    centre = (starts + ends) / 2
-    half_len = half_len + 1.0
-    half = np.full_like(half_len, thickness / 2)
-    reach = np.abs(along[:, 1]) * half_len + np.abs(along[:, 0]) * half
-    shape, rows = _rows(centre[:, 1] - reach, centre[:, 1] + reach, height)
-    dy = rows + 0.5 - centre[shape, 1]
-    cos, sin = along[shape, 0], along[shape, 1]
-    # |cos x + sin y| <= half_len and |-sin x + cos y| <= half: two intervals of x per row
-    low_a, high_a = _interval(cos, sin * dy, half_len[shape])
-    low_b, high_b = _interval(-sin, cos * dy, half[shape])
-    low = centre[shape, 0] + np.maximum(low_a, low_b)
-    high = centre[shape, 0] + np.minimum(high_a, high_b)
-    return _spans(rows, low, high, colours[shape])
+    reach = (np.abs(delta) + thickness) / 2
+    length = np.hypot(delta[:, 0], delta[:, 1]) + 1e-6
+    dx, dy = delta[:, 0], delta[:, 1] + 1e-9 * length  # never level
+    # |(x - cx) dy - (y - cy) dx| <= length * thickness / 2, solved for x in every row y
+    slope = dx / dy
+    half = length * (thickness / 2) / np.abs(dy)
+    shape, rows = _rows(middle[:, 1], reach[:, 1], height)
+    on_line = (rows + 0.5 - middle[shape, 1]) * slope[shape]
+    left = np.maximum(on_line - half[shape], -reach[shape, 0])
+    right = np.minimum(on_line + half[shape], reach[shape, 0])
+    return _spans(rows, middle[shape, 0] + left, middle[shape, 0] + right, colours[shape])
 
 
-def paint(canvas: np.ndarray, spans: list[Spans]) -> None:
-    """Write `spans` into `canvas` (H, W, 3) uint8, in order, clipped to its columns."""
+def disc_spans(pixels: np.ndarray, radius: int, colours: np.ndarray | int) -> np.ndarray:
+    """Spans of discs of `radius` around `pixels` (K, 2) x, y int; `colours` (K,), or one for all."""
+    dy, half = _disc(radius)
+    spans = np.empty((4, len(pixels), len(dy)), dtype=np.int64)
+    spans[0] = pixels[:, 1:] + dy
+    spans[1] = pixels[:, :1] - half
+    spans[2] = pixels[:, :1] + half
+    spans[3] = np.reshape(colours, (-1, 1))
+    return spans.reshape(4, -1)
+
+
+def paint(canvas: np.ndarray, spans: list[np.ndarray], palette: np.ndarray) -> None:
+    """Write `spans` in order into `canvas` (H, W, 3) uint8, in colours of `palette` (P, 3) uint8.
+
+    What lies outside of the canvas is left out.
+    """
     height, width = canvas.shape[:2]
-    first = np.maximum(np.concatenate([s.first for s in spans]), 0)
-    last = np.minimum(np.concatenate([s.last for s in spans]), width - 1)
-    lengths = np.maximum(last - first + 1, 0)
-    rows = np.concatenate([s.rows for s in spans])
-    skipped = np.cumsum(lengths) - lengths
-    pixels = np.repeat(rows * width + first - skipped, lengths) + np.arange(lengths.sum())
-    # numpy keeps the last of several values assigned to one index, so order is paint order
-    colours = np.concatenate([s.colours for s in spans])
-    canvas.reshape(-1, 3)[pixels] = np.repeat(colours, lengths, axis=0)
+    rows, first, last, colours = np.concatenate(spans, axis=1)
+    first = np.maximum(first, 0)
+    lengths = np.minimum(last, width - 1) - first + 1
+    lengths[(lengths < 0) | (rows < 0) | (rows >= height)] = 0
+    end = np.cumsum(lengths)
+    pixels = np.repeat(rows * width + first - (end - lengths), lengths)
+    pixels += np.arange(len(pixels))
+    # One item of three bytes per pixel; put goes through them in order, so later spans lie above.
+    triples = palette.reshape(-1).view("V3").take(np.repeat(colours, lengths), mode="clip")
+    np.put(canvas.reshape(-1).view("V3"), pixels, triples)
 
 
-def _rows(top: np.ndarray, bottom: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """(shape index, row) for each row whose pixel centres lie within each shape's [top, bottom]."""
-    first = np.clip(np.ceil(top - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.floor(bottom - 0.5), -1, height - 1).astype(np.int64)
+@lru_cache
+def _disc(radius: int) -> tuple[np.ndarray, np.ndarray]:
+    dy = np.arange(-radius, radius + 1)
+    return dy, np.floor(np.sqrt(radius * radius - dy * dy)).astype(np.int64)
+
+
+def _rows(middle: np.ndarray, reach: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """(shape number, row) of each row whose centre lies within `reach` of each shape's middle."""
+    first = np.minimum(np.maximum(np.ceil(middle - reach - 0.5), 0), height).astype(np.int64)
+    last = np.minimum(np.floor(middle + reach - 0.5), height - 1).astype(np.int64)
     counts = np.maximum(last - first + 1, 0)
     shape = np.repeat(np.arange(len(counts)), counts)
-    skipped = np.cumsum(counts) - counts
-    return shape, np.arange(counts.sum()) - skipped[shape] + first[shape]
+    end = np.cumsum(counts)
+    rows = np.arange(len(shape)) + (first - end + counts)[shape]
+    return shape, rows
 
 
-def _spans(rows: np.ndarray, left: np.ndarray, right: np.ndarray, colours: np.ndarray) -> Spans:
-    first = np.ceil(left - 0.5).astype(np.int64)
-    last = np.floor(right - 0.5).astype(np.int64)
-    return Spans(rows, first, last, colours)
-
-
-def _interval(
-    slope: np.ndarray, offset: np.ndarray, bound: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The x with |slope x + offset| <= bound; everything or nothing where slope is 0."""
-    flat = np.abs(slope) < 1e-9
-    safe = np.where(flat, 1.0, slope)
-    one, two = (-bound - offset) / safe, (bound - offset) / safe
-    everywhere = np.where(np.abs(offset) <= bound, 1e7, -1e7)
-    low = np.where(flat, -everywhere, np.minimum(one, two))
-    return low, np.where(flat, everywhere, np.maximum(one, two))
+def _spans(
+    rows: np.ndarray, left: np.ndarray, right: np.ndarray, colours: np.ndarray
+) -> np.ndarray:
+    spans = np.empty((4, len(rows)), dtype=np.int64)
+    spans[0] = rows
+    spans[1] = np.ceil(left - 0.5)
+    spans[2] = np.floor(right - 0.5)
+    spans[3] = colours
+    return spans

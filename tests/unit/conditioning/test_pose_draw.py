@@ -17,9 +17,10 @@ from conditioning.pose import (
     draw_poses,
     resize_pose,
 )
-from conditioning.pose.raster import Spans, ellipse_spans, line_spans, paint
+from conditioning.pose.raster import disc_spans, ellipse_spans, line_spans, paint
 
-WHITE = np.array([[255, 255, 255]], np.uint8)
+PALETTE = np.array([[0, 0, 0], [255, 255, 255], [9, 8, 7]], np.uint8)
+WHITE = np.array([1])
 # The hues of the 18 joints, in degrees around the colour circle.
 JOINT_RGB = [
     (255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0),
@@ -46,9 +47,9 @@ def scattered(width: int, height: int, seed: int = 0) -> Person:
     return Person(body)
 
 
-def painted(spans: Spans, size: tuple[int, int]) -> np.ndarray:
+def painted(spans: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     canvas = np.zeros((*size, 3), np.uint8)
-    paint(canvas, [spans])
+    paint(canvas, [spans], PALETTE)
     return canvas[..., 0] > 0
 
 
@@ -76,27 +77,43 @@ def test_ellipses_cover_the_pixels_whose_centres_fulfil_their_equation():
 def test_lines_cover_the_pixels_whose_centres_lie_on_them():
     rng = np.random.default_rng(0)
     x, y = grid(60, 90)
-    fixed = [((10, 10), (10, 40)), ((10, 10), (60, 10)), ((30, 30), (30, 30))]
-    ends = [*fixed, *(rng.uniform(-20, 110, (2, 2)) for _ in range(200))]
-    for pair in ends:
+    fixed = [((10, 10), (10, 40)), ((10, 10), (60, 10)), ((50, 30), (10, 31)), ((10, 10), (9, 50))]
+    for pair in [*fixed, *(rng.uniform(-20, 110, (2, 2)) for _ in range(200))]:
         start, end = np.array(pair, dtype=np.float64)
         length = np.hypot(*(end - start))
-        cos, sin = (end - start) / length if length else (1.0, 0.0)
-        dx, dy = x - start[0], y - start[1]
-        along, across = dx * cos + dy * sin, np.abs(dy * cos - dx * sin)
-        wanted = (along >= -1) & (along <= length + 1) & (across <= 1.5)
+        cos, sin = (end - start) / length
+        across = np.abs((y - start[1]) * cos - (x - start[0]) * sin)
+        over = np.maximum(abs(x - (start[0] + end[0]) / 2) - abs(end[0] - start[0]) / 2, 0)
+        over = np.maximum(over, abs(y - (start[1] + end[1]) / 2) - abs(end[1] - start[1]) / 2)
+        wanted = (across <= 1.5) & (over <= 1.5)
         got = painted(line_spans(start[None], end[None], 3.0, WHITE, 60), (60, 90))
-        edge = np.isclose(across, 1.5) | np.isclose(along, -1) | np.isclose(along, length + 1)
+        edge = (abs(across - 1.5) < 1e-4) | (abs(over - 1.5) < 1e-4)
         assert not ((got != wanted) & ~edge).any()
 
 
+def test_a_line_of_no_length_is_no_larger_than_its_thickness():
+    point = np.array([[30.5, 30.5]])
+    assert painted(line_spans(point, point, 3.0, WHITE, 60), (60, 90)).sum() <= 9
+
+
+def test_discs_cover_the_pixels_within_their_radius_of_a_pixel():
+    y, x = np.mgrid[:60, :90]
+    for radius in (0, 1, 3, 4, 8, 12, 28):
+        for px, py in ((40, 30), (0, 0), (89, 59), (-2, 61), (200, -300)):
+            wanted = (x - px) ** 2 + (y - py) ** 2 <= radius**2
+            got = painted(disc_spans(np.array([[px, py]]), radius, WHITE), (60, 90))
+            np.testing.assert_array_equal(got, wanted)
+
+
 def test_later_shapes_lie_over_earlier_ones():
-    centres = np.full((3, 2), 20.0)
-    axes = np.array([[15.0, 15.0], [10.0, 10.0], [5.0, 5.0]])
-    colours = np.array([[1, 0, 0], [2, 0, 0], [3, 0, 0]], np.uint8)
+    palette = np.array([[0, 0, 0], [1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
+    pixel = np.array([[20, 20]])
+    spans = [disc_spans(pixel, radius, i) for i, radius in ((1, 15), (2, 10), (3, 5))]
     canvas = np.zeros((40, 40, 3), np.uint8)
-    paint(canvas, [ellipse_spans(centres, axes, np.array([[1.0, 0.0]] * 3), colours, 40)])
-    assert canvas[20, [20, 27, 32, 38], 0].tolist() == [3, 2, 1, 0]
+    paint(canvas, spans, palette)
+    assert canvas[20, [20, 27, 32, 38]].tolist() == palette[[3, 2, 1, 0]].tolist()
+    paint(canvas, spans[:1], palette)
+    assert canvas[20, 20].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("end", [(220, 60), (40, 200), (180, 190), (15, 160)])

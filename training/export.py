@@ -9,7 +9,7 @@ from .checkpoint import Checkpoint
 from .errors import ExportError
 from .keys import PREFIXES, unet_module_table
 from .metadata import with_hashes
-from .tensorfile import write_bytes
+from .tensorfile import serialize, write_bytes
 
 PREFIX = "lora_unet_"
 _TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -63,9 +63,7 @@ def write_lora(
         ExportError: the written file is not complete or holds keys ComfyUI would not load.
         OSError: the disk is full or not writable.
     """
-    from safetensors.torch import save
-
-    data = save(dict(tensors), with_hashes(dict(tensors), dict(metadata)))
+    data = serialize(tensors, with_hashes(dict(tensors), dict(metadata)))
     check = path.with_name(f"{path.stem}.unchecked{path.suffix}")
     try:
         write_bytes(check, data)

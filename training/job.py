@@ -39,7 +39,8 @@ Text = Annotated[str, Field(max_length=4096)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # built when a job is read: nodes only need the fields, and ComfyUI's start should not wait
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class BaseSettings(_Section):

@@ -16,6 +16,7 @@ from .buckets import Placement
 from .checkpoint import Checkpoint
 from .job import TrainingJob
 from .optimize import OPTIMIZERS, warmup_steps
+from .tensorfile import serialize
 
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
 
@@ -181,10 +182,8 @@ def with_hashes(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -
     sshs_model_hash: sha256 of everything behind the header. sshs_legacy_hash: of 64 KiB at 1 MiB
     in a file whose header holds the `ss_*` keys only.
     """
-    from safetensors.torch import save
-
     training = {k: v for k, v in metadata.items() if k.startswith("ss_")}
-    data = save(tensors, training)
+    data = serialize(tensors, training)
     start = 8 + int.from_bytes(data[:8], "little")
     content = hashlib.sha256(memoryview(data)[start:]).hexdigest()
     legacy = hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8]

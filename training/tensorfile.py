@@ -4,6 +4,7 @@ A power cut or a full disk can leave a file of the right length with wrong bytes
 and states carry a CRC-32 of their tensors; `read_tensors` believes no file without checking it.
 """
 
+import json
 import os
 import zlib
 from collections.abc import Mapping
@@ -34,10 +35,25 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
+    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_bytes(path, serialize(plain, {**metadata, _CHECKSUM: checksum(plain)}))
+
+
+def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file as bytes, always the same for the same content.
+
+    The library writes metadata in an order of chance; here the header is sorted.
+    """
     from safetensors.torch import save
 
-    plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_bytes(path, save(plain, {**metadata, _CHECKSUM: checksum(plain)}))
+    data = save(dict(tensors), dict(metadata))
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    ordered = {"__metadata__": dict(sorted(header.pop("__metadata__", {}).items()))}
+    ordered |= dict(sorted(header.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))
+    text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -76,8 +92,6 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     Raises:
         DamagedFile: unreadable, truncated, altered, or without our checksum.
     """
-    import json
-
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -24,6 +24,19 @@ UNET = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 6 * 256 + 32,
 }
+SDXL = {
+    "block_out_channels": [320, 640, 1280],
+    "layers_per_block": 2,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "use_linear_projection": True,
+    "cross_attention_dim": 2048,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -55,6 +68,26 @@ def make_models(seed: int = 0) -> dict:
 @pytest.fixture(scope="session")
 def tiny_models() -> dict:
     return make_models()
+
+
+@pytest.fixture(scope="session")
+def sdxl_config() -> dict:
+    """Arguments of the full SDXL UNet."""
+    return dict(SDXL)
+
+
+@pytest.fixture(scope="session")
+def sdxl_unet():
+    """The full SDXL UNet on the meta device: shapes without numbers. Do not change it."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        return UNet2DConditionModel(**SDXL)
+
+
+@pytest.fixture(scope="session")
+def tiny_unet_config() -> dict:
+    return dict(UNET)
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +154,27 @@ def job_values(tiny_checkpoint, tokenizer_dir, pictures, tmp_path) -> dict:
         "samples": {"steps": 2, "at_end": False},
         "folders": {"runs": str(tmp_path / "runs"), "cache": str(tmp_path / "cache")},
     }
+
+
+@pytest.fixture
+def make_loop(job_values):
+    """make_loop(changes) -> (plan, adapter, data, loop) of a job, encoded and ready to step."""
+    from training import merge, parse_job
+    from training.adapter import add_adapter
+    from training.cache import encode
+    from training.checkpoint import load_unet
+    from training.loop import Loop
+    from training.plan import make_plan
+    from training.preview import needed_texts
+
+    def make(changes: dict | None = None):
+        plan = make_plan(parse_job(merge(job_values, changes or {})))
+        data = encode(plan, needed_texts(plan), lambda *_: None)
+        unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
+        adapter = add_adapter(unet, plan.job)
+        return plan, adapter, data, Loop(plan, adapter, data)
+
+    return make
 
 
 @pytest.fixture

@@ -1,0 +1,143 @@
+"""Saved states: exact, whole or not there, the newest good one wins, one process per run."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from training.errors import StateError
+from training.state import RunLock, State, States
+
+
+def make_state(step: int) -> State:
+    random = torch.Generator().manual_seed(step)
+    return State(
+        step=step,
+        adapter={"a.down": torch.randn(2, 3, generator=random), "a.up": torch.zeros(3, 2)},
+        optimizer={
+            0: {"exp_avg": torch.randn(2, 3, generator=random), "step": torch.tensor(4.0), "k": 3}
+        },
+        losses=[0.1 * i for i in range(step - 1)] + [math.nan],
+        skipped=1,
+        seconds=12.5,
+        started=1e9 + 0.25,
+    )
+
+
+@pytest.fixture
+def states(tmp_path) -> States:
+    return States(tmp_path, "digest", keep=2)
+
+
+def silent(message: str) -> None:
+    raise AssertionError(message)
+
+
+def test_a_state_comes_back_bit_identical(states):
+    saved = make_state(3)
+    states.save(saved)
+    found = states.newest(silent)
+    assert (found.step, found.skipped, found.seconds, found.started) == (3, 1, 12.5, 1e9 + 0.25)
+    assert found.losses[:2] == saved.losses[:2] and math.isnan(found.losses[2])
+    assert all(torch.equal(found.adapter[k], v) for k, v in saved.adapter.items())
+    assert found.optimizer[0]["k"] == 3
+    for key in ("exp_avg", "step"):
+        assert torch.equal(found.optimizer[0][key], saved.optimizer[0][key])
+
+
+def test_only_the_newest_are_kept(states):
+    for step in (1, 2, 10, 300):
+        states.save(make_state(step))
+    assert [p.stem for p in states.files()] == ["state-00000300", "state-00000010"]
+    assert states.newest(silent).step == 300
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zeros at the end", "flipped", "empty", "text"])
+def test_a_damaged_newest_falls_back_to_the_one_before(states, damage):
+    states.save(make_state(1))
+    path = states.save(make_state(2))
+    good = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": good[: len(good) // 2],
+            "zeros at the end": good[:-64] + b"\0" * 64,  # what a power cut leaves
+            "flipped": good[:-3] + bytes([good[-3] ^ 4]) + good[-2:],
+            "empty": b"",
+            "text": b"hello",
+        }[damage]
+    )
+    said = []
+    assert states.newest(said.append).step == 1
+    assert len(said) == 1 and path.name in said[0]
+    assert [p.stem for p in states.files()] == ["state-00000001"]
+
+
+def test_nothing_good_is_nothing(states, tmp_path):
+    assert states.newest(silent) is None
+    states.save(make_state(1)).write_bytes(b"")
+    assert states.newest(lambda _: None) is None
+
+
+def test_another_run_s_state_is_not_taken(states, tmp_path):
+    States(tmp_path, "other", keep=2).save(make_state(1))
+    said = []
+    assert states.newest(said.append) is None and "not a state of this run" in said[0]
+
+
+def test_a_newer_format_is_left_alone(states, monkeypatch):
+    monkeypatch.setattr("training.state.VERSION", 2)
+    path = states.save(make_state(1))
+    monkeypatch.setattr("training.state.VERSION", 1)
+    with pytest.raises(StateError, match="newer version"):
+        states.newest(silent)
+    assert path.exists()
+
+
+def test_a_full_disk_leaves_the_older_state(states, monkeypatch):
+    states.save(make_state(1))
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            states.save(make_state(2))
+    assert states.newest(silent).step == 1
+    assert len(list(states.files()[0].parent.iterdir())) == 1
+
+
+def test_leftovers_of_a_killed_writer_are_removed(states):
+    path = states.save(make_state(1))
+    (path.parent / "state-00000002.safetensors.123.part").write_bytes(b"half")
+    assert states.newest(silent).step == 1
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_one_process_per_run(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from training.state import RunLock\n"
+        "with RunLock(Path(sys.argv[2])): print('held', flush=True); sys.stdin.read()"
+    )
+    root = os.path.dirname(os.path.dirname(sys.modules["training"].__file__))
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, root, str(tmp_path / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(StateError, match="another process"), RunLock(tmp_path / "run"):
+            pass
+        other.kill()  # the lock goes with the process, however it ends
+        other.wait()
+        with RunLock(tmp_path / "run"):
+            pass
+    finally:
+        other.kill()
+        other.communicate()

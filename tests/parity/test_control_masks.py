@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.conftest import load_pack
+from tools.inprocess import load_pack
 from tools.server import ROOT
 
 SIDE = 16  # latent
@@ -17,7 +17,7 @@ FRAMES = 3
 def parts(comfy, pack, nano):
     """Nano's model, ControlNet, conditionings and control pictures, and our module under test."""
     core_nodes = comfy.nodes
-    load_pack(ROOT / "demo" / "companion", "troupe_companion_for_control_masks")
+    load_pack(ROOT / "demo" / "companion")
     from comfy.controlnet import load_controlnet
     from comfy.sd import load_checkpoint_guess_config
 

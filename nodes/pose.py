@@ -1,5 +1,7 @@
 """Nodes of the menu section troupe/pose."""
 
+from pathlib import Path
+
 import comfy.model_management
 import comfy.utils
 import folder_paths
@@ -13,6 +15,7 @@ from ..conditioning.pose import (
     FITS,
     STYLES,
     UNITS,
+    WEIGHT_FILES,
     WEIGHTS_SOURCE,
     PoseError,
     draw_pose,
@@ -25,6 +28,7 @@ from .runtime.paths import PathError, inside, save_location
 from .runtime.pose_files import (
     MODEL_FOLDER,
     NO_MODEL,
+    USUAL,
     listed_poses,
     pose_paths,
     weight_file,
@@ -75,11 +79,11 @@ class TroupeDetectPose(io.ComfyNode):
                 io.Combo.Input(
                     "body_model",
                     options=files,
-                    default="body_pose_model.pth",
+                    default=WEIGHT_FILES["body"].file_name,
                     tooltip=f"OpenPose's body network in models/pose, from {WEIGHTS_SOURCE}.",
                 ),
-                cls._extra_model("hand", "hand_pose_model.pth", files),
-                cls._extra_model("face", "facenet.pth", files),
+                cls._extra_model("hand", files),
+                cls._extra_model("face", files),
                 io.Int.Input(
                     "search_side",
                     default=512,
@@ -98,38 +102,34 @@ class TroupeDetectPose(io.ComfyNode):
         )
 
     @classmethod
-    def _extra_model(cls, part: str, usual: str, files: list[str]) -> io.Input:
+    def _extra_model(cls, part: str, files: list[str]) -> io.Input:
+        usual = WEIGHT_FILES[part].file_name
         return io.Combo.Input(
             f"{part}_model",
-            options=[NO_MODEL, *files],
-            default=usual if usual in files else NO_MODEL,
+            options=[USUAL, NO_MODEL, *files],
+            default=USUAL,
             optional=True,
-            tooltip=f"OpenPose's {part} network in models/pose ({usual}), or 'none' to leave "
-            f"{part}s out.",
+            tooltip=f"OpenPose's {part} network in models/pose. auto: {usual} if it is there. "
+            f"none: leave {part}s out.",
         )
 
     @classmethod
     def validate_inputs(cls, body_model=None, hand_model=None, face_model=None) -> bool | str:
-        chosen = {"body_model": body_model, "hand_model": hand_model, "face_model": face_model}
-        try:
-            for what, name in chosen.items():
-                if name is not None:  # None: the value comes from another node
-                    weight_file(name, what)
+        chosen = {"body": body_model, "hand": hand_model, "face": face_model}
+        try:  # None: the value comes from another node
+            _weight_files({part: name for part, name in chosen.items() if name is not None})
         except PoseError as error:
             return str(error)
         return True
 
     @classmethod
     def execute(
-        cls, image, body_model, hand_model=NO_MODEL, face_model=NO_MODEL, search_side=512
+        cls, image, body_model, hand_model=USUAL, face_model=USUAL, search_side=512
     ) -> io.NodeOutput:
-        body = weight_file(body_model, "body_model")
-        if body is None:
-            raise PoseError("body_model cannot be 'none': choose OpenPose's body network.")
-        hand, face = weight_file(hand_model, "hand_model"), weight_file(face_model, "face_model")
+        files = _weight_files({"body": body_model, "hand": hand_model, "face": face_model})
         device = comfy.model_management.get_torch_device()
         comfy.model_management.free_memory(DETECTOR_BYTES, device)
-        detector = load_pose_detector(body, hand, face, device)
+        detector = load_pose_detector(**files, device=device)
         progress = comfy.utils.ProgressBar(len(image))
         frames = []
         for picture in image:
@@ -137,6 +137,10 @@ class TroupeDetectPose(io.ComfyNode):
             frames.append(detector(levels.to(torch.uint8).cpu().numpy(), search_side))
             _checkpoint(progress)
         return io.NodeOutput(write_poses(frames))
+
+
+def _weight_files(chosen: dict[str, str]) -> dict[str, Path | None]:
+    return {part: weight_file(name, part) for part, name in chosen.items()}
 
 
 class TroupeLoadPose(io.ComfyNode):

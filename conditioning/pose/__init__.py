@@ -12,7 +12,7 @@ from .detect import PoseDetector, load_pose_detector
 from .draw import DEFAULT_STYLE, DEFAULT_THRESHOLD, STYLES, draw_pose, draw_poses
 from .files import pose_files_in, read_pose_files
 from .model import BODY_LIMBS, BODY_NAMES, FEET_NAMES, HAND_EDGES, PARTS, Person, PoseFrame
-from .openpose import WEIGHTS_SOURCE
+from .openpose import WEIGHT_FILES, WEIGHTS_SOURCE
 from .reader import UNITS, read_poses
 from .transform import FITS, fit_matrix, resize_pose, transform_points, transform_pose
 from .writer import CONFIDENCES, write_poses
@@ -30,6 +30,7 @@ __all__ = [
     "STYLES",
     "UNITS",
     "WEIGHTS_SOURCE",
+    "WEIGHT_FILES",
     "Person",
     "PoseDetector",
     "PoseError",

@@ -71,7 +71,7 @@ def line_spans(
 
 
 def disc_spans(pixels: np.ndarray, radius: int, colours: np.ndarray | int) -> np.ndarray:
-    """Spans of discs of `radius` around `pixels` (K, 2) x, y int; `colours` (K,), or one for all."""
+    """Spans of discs around `pixels`, (K, 2) x, y int; `colours` (K,) or one for all."""
     dy, half = _disc(radius)
     spans = np.empty((4, len(pixels), len(dy)), dtype=np.int64)
     spans[0] = pixels[:, 1:] + dy

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import folder_paths
 
-from ...conditioning.pose import WEIGHTS_SOURCE, PoseError, pose_files_in
+from ...conditioning.pose import WEIGHT_FILES, WEIGHTS_SOURCE, PoseError, pose_files_in
 from .paths import find_below, inside
 
 MODEL_FOLDER = "pose"
 NO_MODEL = "none"
+USUAL = "auto"
 LISTED_DEPTH = 3  # folders below input/ that the menu of Load Pose looks into
 
 
@@ -26,20 +27,25 @@ def _register_model_folder() -> None:
 _register_model_folder()
 
 
-def weight_file(name: str, what: str) -> Path | None:
-    """The file `name` in a `pose` model folder; None for 'none'.
+def weight_file(name: str, part: str) -> Path | None:
+    """The file `name` in a `pose` model folder, for the network of `part` in `WEIGHT_FILES`.
+
+    None for 'none', and for 'auto' where the usual file is not there; a body needs its file.
 
     Raises:
-        PoseError: there is no such file; `what` is the input that the message names.
+        PoseError: there is no such file.
     """
-    if name == NO_MODEL:
+    known = folder_paths.get_filename_list(MODEL_FOLDER)
+    usual = WEIGHT_FILES[part].file_name
+    if part != "body" and (name == NO_MODEL or (name == USUAL and usual not in known)):
         return None
-    if name not in folder_paths.get_filename_list(MODEL_FOLDER):
+    file_name = usual if name == USUAL else name
+    if file_name not in known:
         raise PoseError(
-            f"{what} {name!r} is not in models/{MODEL_FOLDER}: put the file there (the usual ones "
-            f"are from {WEIGHTS_SOURCE}), or choose another."
+            f"{part}_model {file_name!r} is not in models/{MODEL_FOLDER}: put {usual} (from "
+            f"{WEIGHTS_SOURCE}) there, or choose another file."
         )
-    return Path(folder_paths.get_full_path_or_raise(MODEL_FOLDER, name))
+    return Path(folder_paths.get_full_path_or_raise(MODEL_FOLDER, file_name))
 
 
 def listed_poses() -> list[str]:

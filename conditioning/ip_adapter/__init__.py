@@ -13,7 +13,7 @@ Patching a ComfyUI model with this is the business of `nodes/runtime/ip_adapter.
 """
 
 from .adapter import AdapterModule, build_adapter
-from .attention import KeysValues, reference_output
+from .attention import KeysValues, add_reference_output
 from .errors import IPAdapterError
 from .features import (
     COMBINES,
@@ -39,6 +39,7 @@ __all__ = [
     "KeysValues",
     "ReferenceEmbeds",
     "ReferenceTokens",
+    "add_reference_output",
     "attention_layers",
     "build_adapter",
     "check_features",
@@ -51,7 +52,6 @@ __all__ = [
     "pad_to_square",
     "project_tokens",
     "read_adapter",
-    "reference_output",
     "split_adapter",
     "token_grid",
 ]

@@ -9,7 +9,7 @@ import comfy.ldm.modules.attention as comfy_attention
 import torch
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
-from ...conditioning.ip_adapter import AttentionLayer, KeysValues, reference_output
+from ...conditioning.ip_adapter import AttentionLayer, KeysValues, add_reference_output
 from .reference_run import (
     KEY,
     BoundReference,
@@ -70,7 +70,7 @@ class ReferenceStack:
             if ref.per_frame:
                 cached = _frames_of(cached, q.shape[0] // len(told), options)
             mask = None if ref.mask is None else call.mask(ref, q, options)
-            out = out + reference_output(q, cached, told, attend, mask)
+            out = add_reference_output(out, q, cached, told, attend, mask)
         return out
 
     def _add_guests(self, out, q, k, v, options):

@@ -206,6 +206,23 @@ def test_an_area_prompt_copied_into_the_negative_list_is_not_told_there(trio, co
         assert close(told, call.output[row : row + 1])
 
 
+def test_nodes_that_ask_the_model_past_comfyui_s_wrappers(trio, comfy_modules):
+    samplers = comfy_modules["samplers"]
+    model = trio["model"].clone()
+
+    def ask(args):
+        asked = samplers._calc_cond_batch(
+            args["model"], args["conds"][::-1], args["input"], args["sigma"], args["model_options"]
+        )
+        return asked[::-1]
+
+    model.set_model_sampler_calc_cond_batch_function(ask)
+    guider, told = make_cfg(model, comfy_modules)
+    _, calls = tiny.sample(model, guider, steps=1)
+    expected = {uuid: flag for key, flag in told.items() for uuid in ids(guider, key)}
+    assert dict(who_was_told(trio, calls)) == expected
+
+
 def test_several_prompts_on_each_side(trio, comfy_modules):
     guider = comfy_modules["samplers"].CFGGuider(trio["model"])
     guider.set_conds(

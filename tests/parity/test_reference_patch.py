@@ -177,7 +177,7 @@ def test_frames_in_a_batch_equal_frames_alone(tiny_sdxl):
         single, _, _ = run([frame])
         rows = [frame, 3 + frame]
         alone = replay(single, call, rows, options["cond_or_uncond"])
-        assert close(together[:, frame], alone)
+        assert close(together[:, frame], alone, 3 * CLOSE)  # another batch size rounds differently
     assert not close(together[:, 0], together[:, 1])
 
 
@@ -321,6 +321,16 @@ def test_attention_overrides_and_precision_reach_the_references(apply):
     tokens = tiny.PLUS["tokens"]
     layers = len(patches(model))
     assert sum(length == tokens for length, _ in seen) == 2 * layers
+    options = {
+        "n_heads": 1,
+        "attn_precision": torch.float32,
+        "block": ("input", 4),
+        "optimized_attention_override": override,
+    }
+    seen.clear()
+    q = torch.randn(1, 9, 64)
+    patches(model)[("input", 4, 0)](q, q, q, options)
+    assert seen == [(9, torch.float32), (tokens, torch.float32), (tokens, torch.float32)]
 
 
 def test_keys_and_values_are_projected_once_a_run(apply):

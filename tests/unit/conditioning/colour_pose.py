@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from conditioning.pose.openpose import WEIGHT_FILES, open_pose_module
+
 # 18 colours that stay apart when a dot's rim mixes with the grey ground.
 COLOURS = [c for c in itertools.product((0, 127, 255), repeat=3) if len(set(c)) > 1][:18]
 HAND_DOT = (255, 255, 255)
@@ -110,3 +112,17 @@ def dot(picture: np.ndarray, point, radius: float, colour: tuple[int, int, int])
     """Paint the pixels whose centres are within `radius` of `point`."""
     y, x = np.mgrid[: picture.shape[0], : picture.shape[1]] + 0.5
     picture[np.hypot(x - point[0], y - point[1]) <= radius] = colour
+
+
+def published(part: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights under the names of the published files, which spell no blocks."""
+    module = open_pose_module(WEIGHT_FILES[part].module)
+    with torch.device("meta"):
+        network = getattr(module, WEIGHT_FILES[part].network)()
+    rng = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, tensor in network.state_dict().items():
+        fan_in = max(1, tensor[0].numel())
+        values = torch.empty(tensor.shape, dtype=torch.float16).normal_(generator=rng)
+        state[key if part == "face" else key.split(".", 1)[1]] = values * (0.2 / fan_in**0.5)
+    return state

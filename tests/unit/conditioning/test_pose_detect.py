@@ -22,23 +22,10 @@ from tests.unit.conditioning.colour_pose import (
     DotHand,
     dot,
     dot_picture,
+    published,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def published(part: str, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Random weights under the names of the published files, which spell no blocks."""
-    module = open_pose_module(WEIGHT_FILES[part].module)
-    with torch.device("meta"):
-        network = getattr(module, WEIGHT_FILES[part].network)()
-    rng = torch.Generator().manual_seed(seed)
-    state = {}
-    for key, tensor in network.state_dict().items():
-        fan_in = max(1, tensor[0].numel())
-        values = torch.empty(tensor.shape, dtype=torch.float16).normal_(generator=rng)
-        state[key if part == "face" else key.split(".", 1)[1]] = values * (0.2 / fan_in**0.5)
-    return state
 
 
 @pytest.fixture(scope="session")

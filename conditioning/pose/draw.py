@@ -88,7 +88,8 @@ STYLES = {
     )
 }
 DEFAULT_STYLE = "xinsir"
-DEFAULT_THRESHOLD = 0.3
+# Between the scores that OpenPose draws (0.05 body, 0.2 hands) and those of newer networks (0.3).
+DEFAULT_THRESHOLD = 0.2
 
 
 def draw_pose(

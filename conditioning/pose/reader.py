@@ -323,7 +323,7 @@ def _to_pixels(frame: _RawFrame, field: str, points: np.ndarray, kind: Units) ->
     if kind == "padded_fractions":
         size = np.ceil(size / NETWORK_GRID_PX) * NETWORK_GRID_PX
     points = points.copy()
-    points[:, :2] *= size
+    points[:, :2] = np.clip(points[:, :2] * size, -MAX_COORDINATE, MAX_COORDINATE)
     if field in ("face", "left_hand", "right_hand"):
         # OpenPose nodes mark a missing point of these as (-1 px, -1 px) with confidence 1.
         marked = ((points[:, :2] < 0) & (points[:, :2] >= -1.01)).all(axis=1)

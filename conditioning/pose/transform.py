@@ -48,9 +48,7 @@ def transform_pose(frame: PoseFrame, matrix: np.ndarray, width: int, height: int
     """`frame` with every point mapped by the (2, 3) affine `matrix`, on a canvas of that size."""
 
     def moved(person: Person) -> Person:
-        return replace(
-            person, **{p.field: transform_points(a, matrix) for p, a in person.parts()}
-        )
+        return replace(person, **{p.field: transform_points(a, matrix) for p, a in person.parts()})
 
     return PoseFrame(tuple(moved(person) for person in frame.people), width, height)
 

@@ -57,9 +57,7 @@ def test_a_dance_is_loaded_drawn_and_counted(server, poses):
             "load": node("TroupeLoadPose", pose_file="poses/dance.json"),
             "draw": node("TroupeDrawPose", pose=["load", 0], width=512, height=640),
             "save": node("PreviewImage", images=["draw", 0]),
-            **{
-                f"show{slot}": node("PreviewAny", source=["load", slot]) for slot in (1, 2, 3)
-            },
+            **{f"show{slot}": node("PreviewAny", source=["load", slot]) for slot in (1, 2, 3)},
         }
     )
     frames = read_poses(DANCE.read_text("utf-8"))

@@ -173,9 +173,7 @@ def test_limbs_join_the_joints_that_openpose_joins():
 def test_xinsir_scales_sticks_and_joints_by_the_longer_side(side, factor):
     """At 1024: sticks of half-width 12 and joints of radius 12; openpose: always 4."""
     middle = side / 2
-    frame = PoseFrame(
-        (Person(body_of(j2=(middle - 120, 50), j3=(middle + 120, 50))),), side, 101
-    )
+    frame = PoseFrame((Person(body_of(j2=(middle - 120, 50), j3=(middle + 120, 50))),), side, 101)
     for style, radius in (("xinsir", 4 * factor), ("openpose", 4)):
         picture = draw_pose(frame, style=style)
         stick = picture[:, int(middle)].any(axis=1).sum()

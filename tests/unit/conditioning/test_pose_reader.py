@@ -358,6 +358,14 @@ def test_no_mutation_of_any_input_breaks_the_reader():
     assert min(outcomes.values()) > 30
 
 
+def test_a_wild_fraction_stays_a_position_that_can_be_written_and_read():
+    body = np.full((18, 3), 0.5, np.float32)
+    body[3, 0] = 9e5
+    frames = read_poses(frame_dict({"pose_keypoints_2d": flat(body)}))
+    assert frames[0].people[0].body[3, 0] == 1e6
+    assert read_poses(write_poses(frames))[0].people[0].body[3, 0] == 1e6
+
+
 @pytest.mark.parametrize("scale", [0.001, 1.0, 3.0, 1e5])
 def test_write_and_read_is_exact_to_the_bit(scale):
     """Also for a figure smaller than two pixels, which would read as fractions of the canvas."""

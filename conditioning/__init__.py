@@ -16,18 +16,34 @@ The way of the data:
 The subpackages `pose` and `ip_adapter` are front doors of their own.
 """
 
-from .errors import SceneError
-from .references import ROLES, Reference, Role, make_reference
-from .regions import PARTS, REGIONS, RegionSet, regions_from_poses
+from .compose import LATENT_PX, SceneOptions, ScenePlan, plan_scene
+from .errors import ConditioningError, SceneError
+from .preview import preview_sheet, region_overlay
+from .references import FITS, JOINS, MODES, ROLES, Reference, Role, make_reference, resized
+from .regions import ORDERS, PARTS, REGIONS, RegionSet, regions_from_poses
+from .silhouette import Margins
 
 __all__ = [
+    "ConditioningError",
+    "FITS",
+    "JOINS",
+    "LATENT_PX",
+    "MODES",
+    "ORDERS",
     "PARTS",
     "REGIONS",
     "ROLES",
+    "Margins",
     "Reference",
     "RegionSet",
     "Role",
     "SceneError",
+    "SceneOptions",
+    "ScenePlan",
     "make_reference",
+    "plan_scene",
+    "preview_sheet",
+    "region_overlay",
     "regions_from_poses",
+    "resized",
 ]

@@ -2,8 +2,7 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..conditioning import ROLES, make_reference
-from ..conditioning.references import FITS, JOINS, MODES, resized
+from ..conditioning import FITS, JOINS, MODES, ROLES, make_reference, resized
 from .runtime.types import Reference
 
 CATEGORY = "troupe/scene"

@@ -2,11 +2,8 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..conditioning import REGIONS, regions_from_poses
+from ..conditioning import ORDERS, REGIONS, Margins, region_overlay, regions_from_poses
 from ..conditioning.pose import FITS, read_poses
-from ..conditioning.preview import region_overlay
-from ..conditioning.regions import ORDERS
-from ..conditioning.silhouette import Margins
 from .runtime.types import PoseKeypoint, Regions
 
 CATEGORY = "troupe/pose"

@@ -2,9 +2,8 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from ..conditioning.compose import SceneOptions, plan_scene
+from ..conditioning import SceneOptions, plan_scene, preview_sheet
 from ..conditioning.pose import DEFAULT_STYLE, FITS, STYLES, read_poses
-from ..conditioning.preview import preview_sheet
 from . import cast
 from .runtime import scene
 from .runtime.types import IPAdapter, PoseKeypoint, Reference, Regions

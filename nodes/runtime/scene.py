@@ -8,8 +8,7 @@ import comfy.model_management
 import torch
 from node_helpers import conditioning_set_values
 
-from ...conditioning import Reference, SceneError
-from ...conditioning.compose import LATENT_PX, ScenePlan
+from ...conditioning import LATENT_PX, Reference, SceneError, ScenePlan
 from .control_masks import apply_control, masked_control
 from .ip_adapter import apply_reference
 

@@ -87,7 +87,7 @@ class TroupeTrainLora(io.ComfyNode):
         steps: int = 0,
         rank: int = 0,
         learning_rate: float = 0.0,
-        resolution: int = 1024,
+        resolution: int = 0,
         seed: int = 0,
         sample_prompts: str = "",
         sample_every: int = 0,
@@ -103,7 +103,7 @@ class TroupeTrainLora(io.ComfyNode):
                 "schedule.steps": steps or None,
                 "adapter.rank": rank or None,
                 "optimizer.learning_rate": learning_rate or None,
-                "buckets.resolution": resolution,
+                "buckets.resolution": resolution or None,
                 "samples.every_steps": sample_every,
                 "samples.prompts": [p.strip() for p in sample_prompts.splitlines() if p.strip()],
             }

@@ -34,6 +34,7 @@ from .layout import (
 
 log = logging.getLogger(__name__)
 
+SDXL_RESOLUTION = 1024
 _HEADER_LIMIT = 100_000_000  # the limit of the safetensors format
 
 
@@ -57,6 +58,13 @@ class Checkpoint:
         """Width of the pooled text embedding the UNet expects."""
         width = self.unet_config["projection_class_embeddings_input_dim"]
         return width - TIME_IDS * TIME_ID_CHANNELS
+
+    @property
+    def native_resolution(self) -> int:
+        """Side in pixels of the square pictures it was trained on, as its metadata says."""
+        numbers = self.metadata.get("modelspec.resolution", "").split("x")
+        side = int(numbers[0]) if numbers[0].isdigit() else SDXL_RESOLUTION
+        return side if 64 <= side <= 4096 and side % 8 == 0 else SDXL_RESOLUTION
 
     def fingerprint(self, *parts: str) -> str:
         """sha256 over names, shapes and both ends of every tensor of the parts (all without any).

@@ -7,7 +7,7 @@ may differ between a run and its resumption.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .adapter import TARGETS
 from .buckets import CROPS, STEPS
@@ -16,6 +16,7 @@ from .optimize import OPTIMIZERS, SCHEDULES
 from .records import DatasetSettings
 
 VERSION = 1
+SMALLEST = 64  # pixels
 FILE_PRECISIONS = ("fp16", "bf16", "fp32")
 
 
@@ -56,9 +57,10 @@ class BucketSettings(_Section):
     """The sizes pictures are trained at."""
 
     resolution: int = _setting(
-        1024,
-        "Training resolution: pictures keep their shape, their area is at most this squared.",
-        ge=64,
+        0,
+        "Training resolution: pictures keep their shape, their area is at most this squared. "
+        "0 = what the checkpoint's metadata names, else 1024.",
+        ge=0,
         le=4096,
         multiple_of=8,
     )
@@ -73,6 +75,13 @@ class BucketSettings(_Section):
         False, "Enlarge small pictures to the resolution instead of using smaller buckets."
     )
     crop: Literal[tuple(CROPS)] = _setting("center", "Which part stays when a picture is cut.")
+
+    @field_validator("resolution")
+    @classmethod
+    def _large_enough(cls, value: int) -> int:
+        if 0 < value < SMALLEST:
+            raise ValueError(f"should be 0 or at least {SMALLEST}")
+        return value
 
 
 class AdapterSettings(_Section):

@@ -7,51 +7,39 @@ modelspec: github.com/Stability-AI/ModelSpec, version 1.0.1.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 
 import torch
 
-from .buckets import Placement
 from .checkpoint import Checkpoint
-from .job import TrainingJob
 from .optimize import OPTIMIZERS, warmup_steps
+from .plan import Plan
 from .tensorfile import serialize
 
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
 
 
 def file_metadata(
-    job: TrainingJob,
-    checkpoint: Checkpoint,
-    placements: Sequence[Placement],
-    *,
-    run_digest: str,
-    precision: str,
-    prediction: str,
-    started: float,
-    finished: float,
-    batches_per_epoch: int,
-    skipped_steps: int = 0,
+    plan: Plan, *, started: float, finished: float, skipped_steps: int = 0
 ) -> dict[str, str]:
     """All metadata of a finished LoRA, without the hashes of its own content.
 
     Args:
-        precision: what the frozen model computed in, "bf16" or "fp32".
-        prediction: "epsilon" or "v_prediction".
         started, finished: seconds since 1970.
     """
+    job = plan.job
     values = {
-        **_training(job, precision),
-        **_data(job, placements, batches_per_epoch),
-        **_base(checkpoint),
-        **_modelspec(job, placements, prediction, finished),
-        "ss_session_id": int(run_digest[:8], 16),
+        **_training(plan),
+        **_data(plan),
+        **_base(plan.checkpoint),
+        **_modelspec(plan, finished),
+        "ss_session_id": int(plan.digest[:8], 16),
         "ss_training_started_at": started,
         "ss_training_finished_at": finished,
         "ss_output_name": job.name,
         "ss_training_comment": job.metadata.description,
-        "troupe.run_digest": run_digest,
+        "troupe.run_digest": plan.digest,
         "troupe.skipped_steps": skipped_steps,
         "troupe.job": job.model_dump_json(
             exclude={"dataset": {"items", "folder"}, "base": True, "folders": True, "saving": True}
@@ -66,7 +54,8 @@ def _text(value) -> str:
     return str(value)
 
 
-def _training(job: TrainingJob, precision: str) -> dict:
+def _training(plan: Plan) -> dict:
+    job = plan.job
     return {
         "ss_network_module": "networks.lora",
         "ss_network_dim": job.adapter.rank,
@@ -85,7 +74,7 @@ def _training(job: TrainingJob, precision: str) -> dict:
         "ss_batch_size_per_device": job.batch.size,
         "ss_total_batch_size": job.batch.size * job.batch.accumulation,
         "ss_gradient_accumulation_steps": job.batch.accumulation,
-        "ss_mixed_precision": PRECISION[precision],
+        "ss_mixed_precision": PRECISION[plan.precision],
         "ss_full_fp16": False,
         "ss_cache_latents": True,
         "ss_seed": job.seed,
@@ -96,7 +85,8 @@ def _training(job: TrainingJob, precision: str) -> dict:
     }
 
 
-def _data(job: TrainingJob, placements: Sequence[Placement], batches_per_epoch: int) -> dict:
+def _data(plan: Plan) -> dict:
+    job, placements = plan.job, plan.placements
     tags: dict[str, Counter] = {}
     folders: dict[str, dict] = {}
     buckets: Counter = Counter()
@@ -110,7 +100,7 @@ def _data(job: TrainingJob, placements: Sequence[Placement], batches_per_epoch: 
         buckets[placement.bucket_size] += item.repeats
     pictures = sum(p.item.repeats for p in placements)
     passes = job.schedule.steps * job.batch.accumulation
-    resolution = job.buckets.resolution
+    resolution, batches_per_epoch = plan.resolution, plan.sampler.per_epoch
     return {
         "ss_tag_frequency": {k: dict(v) for k, v in tags.items()},
         "ss_dataset_dirs": folders,
@@ -154,20 +144,18 @@ def _base(checkpoint: Checkpoint) -> dict:
     }
 
 
-def _modelspec(
-    job: TrainingJob, placements: Sequence[Placement], prediction: str, finished: float
-) -> dict:
-    triggers = list(dict.fromkeys(p.item.trigger for p in placements if p.item.trigger))
-    resolution, objective = job.buckets.resolution, job.objective
+def _modelspec(plan: Plan, finished: float) -> dict:
+    job, objective = plan.job, plan.job.objective
+    triggers = list(dict.fromkeys(p.item.trigger for p in plan.placements if p.item.trigger))
     moment = datetime.fromtimestamp(finished, timezone.utc)
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": job.name,
-        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.resolution": f"{plan.resolution}x{plan.resolution}",
         "modelspec.date": moment.isoformat(timespec="seconds"),
-        "modelspec.prediction_type": "v" if prediction == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": "v" if plan.prediction == "v_prediction" else "epsilon",
         "modelspec.timestep_range": f"{objective.timestep_min},{objective.timestep_max}",
         "modelspec.trigger_phrase": ", ".join(triggers) or None,
         "modelspec.author": job.metadata.author or None,

@@ -33,6 +33,7 @@ class Plan:
         run_dir: where the run lives; an older run of the same digest is found again.
         precision: "bf16" or "fp32", of the frozen model.
         prediction: "epsilon" or "v_prediction".
+        resolution: side in pixels of the square bucket.
     """
 
     job: TrainingJob
@@ -45,6 +46,7 @@ class Plan:
     device: torch.device
     precision: str
     prediction: str
+    resolution: int
     checkpointing: bool
 
     @property
@@ -68,6 +70,7 @@ class Plan:
             "buckets": {f"{w}x{h}": n for (w, h), n in sorted(buckets.items())},
             "batches_per_epoch": self.sampler.per_epoch,
             "steps": self.job.schedule.steps,
+            "resolution": self.resolution,
             "device": str(self.device),
             "precision": self.precision,
             "prediction": self.prediction,
@@ -92,9 +95,10 @@ def make_plan(job: TrainingJob) -> Plan:
             f"Dataset {dataset.name!r} holds no usable picture: add .png or .jpg files."
         )
     sizes = job.buckets
+    resolution = sizes.resolution or checkpoint.native_resolution
     placements = plan_buckets(
         dataset.items,
-        sizes.resolution,
+        resolution,
         sizes.step,
         sizes.min_size,
         sizes.max_size,
@@ -103,12 +107,17 @@ def make_plan(job: TrainingJob) -> Plan:
     )
     prediction = job.objective.prediction
     prediction = checkpoint.prediction_type if prediction == "auto" else prediction
+    decided = {
+        "buckets.resolution": resolution,
+        "memory.precision": precision,
+        "objective.prediction": prediction,
+    }
     digest = identity_digest(
         job,
+        decided,
         checkpoint=checkpoint.fingerprint(),
         dataset=dataset.digest,
         tokenizer=tokenizer,
-        precision=precision,
     )
     runs = Path(job.folders.runs)
     return Plan(
@@ -122,7 +131,8 @@ def make_plan(job: TrainingJob) -> Plan:
         device=device,
         precision=precision,
         prediction=prediction,
-        checkpointing=_checkpointing(job, device),
+        resolution=resolution,
+        checkpointing=_checkpointing(job, resolution, device),
     )
 
 
@@ -170,11 +180,11 @@ def _precision(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "xpu" else "fp32"
 
 
-def _checkpointing(job: TrainingJob, device: torch.device) -> bool:
+def _checkpointing(job: TrainingJob, resolution: int, device: torch.device) -> bool:
     if job.memory.gradient_checkpointing != "auto":
         return job.memory.gradient_checkpointing == "on"
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
-    pixels = (job.buckets.resolution / 1024) ** 2 * job.batch.size
+    pixels = (resolution / 1024) ** 2 * job.batch.size
     return ACTIVATION_BYTES * pixels + FULL_UNET_BYTES > free

@@ -55,7 +55,7 @@ def planned(plan: Plan, step: int) -> list[Sample]:
 
 
 def _size(plan: Plan) -> tuple[int, int]:
-    settings, side = plan.job.samples, plan.job.buckets.resolution
+    settings, side = plan.job.samples, plan.resolution
     return settings.width or side, settings.height or side
 
 

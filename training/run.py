@@ -217,16 +217,10 @@ class _Run:
         self.events.emit("phase", name="export", done=0, total=1)
         tensors = lora_tensors(state.adapter, job.alpha, plan.checkpoint, job.saving.precision)
         metadata = file_metadata(
-            job,
-            plan.checkpoint,
-            plan.placements,
-            run_digest=plan.digest,
-            precision=plan.precision,
-            prediction=plan.prediction,
+            plan,
             started=state.started,
             # not the clock: the file of one run is the same file whenever it is written
             finished=state.started + state.seconds,
-            batches_per_epoch=plan.sampler.per_epoch,
             skipped_steps=state.skipped,
         )
         lora = plan.run_dir / LORA_FILE
@@ -282,9 +276,8 @@ def out_of_memory_advice(job: TrainingJob) -> str:
         advice.append("set memory.precision to bf16")
     if job.batch.size > 1:
         advice.append(f"lower batch.size from {job.batch.size}")
-    if job.buckets.resolution > 512:
-        advice.append(f"lower buckets.resolution from {job.buckets.resolution}")
-    return "Out of memory: " + (", or ".join(advice) or "lower adapter.rank") + "."
+    advice.append("lower buckets.resolution")
+    return "Out of memory: " + ", or ".join(advice) + "."
 
 
 def _peak_memory_mb(device: torch.device) -> int:

@@ -240,10 +240,11 @@ def _nearest(path: str) -> str:
 # ------------------------------------------------------------------------------------ identity
 
 
-def identity_digest(job: TrainingJob, **content: str) -> str:
+def identity_digest(job: TrainingJob, decided: Mapping[str, Any], **content: str) -> str:
     """sha256 over every setting that changes the weights, and over the content they point to.
 
     Args:
+        decided: settings by path whose "auto" or empty value has been decided.
         content: digests that stand in for files: checkpoint, dataset, tokenizer.
     """
     values = {}
@@ -254,6 +255,6 @@ def identity_digest(job: TrainingJob, **content: str) -> str:
             for name in item.path.split("."):
                 value = value[name]
             values[item.path] = value
-    values["adapter.alpha"] = job.alpha
+    values |= {"adapter.alpha": job.alpha, **decided}
     text = json.dumps({"settings": values, "content": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

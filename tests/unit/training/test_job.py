@@ -29,6 +29,7 @@ BAD = {
         "timestep_min must be below",
     ),
     "section is a number": ({"adapter": 3}, "'adapter'"),
+    "too small": ({"buckets": {"resolution": 32}}, "'buckets.resolution'.*0 or at least 64"),
     "odd size": ({"buckets": {"resolution": 1001}}, "'buckets.resolution'.*multiple of 8"),
     "name with a path": ({"name": "../x"}, "'name'"),
     "no device": ({"memory": {"device": "toaster"}}, "'memory.device'"),
@@ -114,7 +115,11 @@ def test_unreadable_job_files_are_named(tmp_path):
 
 def test_identity_follows_settings_that_change_the_weights():
     content = {"checkpoint": "c", "dataset": "d"}
-    digest = lambda values, **k: identity_digest(parse_job(merge(LEAST, values)), **(content | k))  # noqa: E731
+
+    def digest(values: dict, decided: dict | None = None, **changed: str) -> str:
+        job = parse_job(merge(LEAST, values))
+        return identity_digest(job, decided or {}, **(content | changed))
+
     same = digest({})
     for free in (
         {"name": "other"},
@@ -139,3 +144,5 @@ def test_identity_follows_settings_that_change_the_weights():
         assert digest(bound) != same, bound
     assert digest({}, dataset="other") != same
     assert digest({}, checkpoint="other") != same
+    decided = {"buckets.resolution": 1024}
+    assert digest({}, decided) == digest({"buckets": {"resolution": 1024}}) != same

@@ -89,56 +89,58 @@ def test_a_killed_run_goes_on_bit_identical(values, start_process, tmp_path):
 
     newest = sorted(Path(runs).glob("*/states/*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:-1000])  # and the newest state is lost with it
-    process = start_process(job)
-    kinds = []
+    process = start_process(job, "--control", "stdin")  # stopped politely at last
+    events = []
     for event in events_of(process):
-        kinds.append(event)
+        events.append(event)
+        if event["event"] == "step" and len([e for e in events if e["event"] == "step"]) == 2:
+            process.stdin.write("stop\n")
+            process.stdin.flush()
     process.wait(60)
-    done = kinds[-1]
+    assert any(e["event"] == "warning" and newest.name in e["message"] for e in events)
+    assert (event["event"], event["saved"], process.returncode) == ("stopped", True, 3)
+    plan = next(e for e in events if e["event"] == "plan")
+    assert event["step"] <= plan["resumed_from"] + 4  # within a step or so
+
+    process = start_process(job)
+    process.stdin.close()  # means nothing without --control
+    first, *_, done = events_of(process)
+    process.wait(60)
+    assert first["resumed_from"] == event["step"]
     assert done["event"] == "done" and process.returncode == 0
-    assert any(e["event"] == "warning" and newest.name in e["message"] for e in kinds)
     assert equal_files(done["lora"], expected["lora"])
     losses = [json.loads(Path(e["losses"]).read_text()) for e in (done, expected)]
     assert losses[0] == losses[1] and len(losses[0]["loss"]) == 14
     assert not part_files(runs)
 
 
-def test_every_kind_of_stop_saves_and_leaves(values, start_process):
-    job = values("stopped")
+WAITING = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from training import cli
+def wait(job, assignments, events, stop):
+    events.emit("phase", name="waiting")
+    return cli.STOPPED if stop.wait(60) else cli.BROKEN
+cli._run = wait
+sys.exit(cli.main(["job.yaml", *sys.argv[2:]]))
+"""
 
-    def say_stop(process):
-        process.stdin.write("stop\n")
-        process.stdin.flush()
 
+def test_every_way_to_ask_for_a_stop_is_heard():
+    """The asking alone, without the weight of a run; the run's answer is tested above."""
     ways = {
-        "the word on stdin": say_stop,
-        "SIGTERM": lambda process: process.terminate(),
-        "the parent is gone": lambda process: process.stdin.close(),
-        "Ctrl-C": lambda process: process.send_signal(signal.SIGINT),
+        "the word": (["--control", "stdin"], lambda p: p.stdin.write("stop\n") and p.stdin.flush()),
+        "the parent is gone": (["--control", "stdin"], lambda p: p.stdin.close()),
+        "SIGTERM": ([], lambda p: p.terminate()),
+        "Ctrl-C": ([], lambda p: p.send_signal(signal.SIGINT)),
     }
-    reached = 0
-    for name, stop in ways.items():
-        process = start_process(job, "--control", "stdin")
-        steps = []
-        for event in events_of(process):
-            if event["event"] == "plan":
-                assert event["resumed_from"] == reached, name
-            if event["event"] == "step":
-                steps.append(event["step"])
-                if len(steps) == 2:
-                    stop(process)
-        process.wait(60)
-        assert (event["event"], event["saved"]) == ("stopped", True), name
-        assert process.returncode == 3, name
-        assert reached + 2 <= event["step"] <= reached + 4, name  # within a step or so
-        reached = event["step"]
-        process.stdin.close()
-
-
-def test_stdin_is_left_alone_without_control(values, start_process):
-    process = start_process(values("plain") | {"schedule": {"steps": 2}})
-    process.stdin.close()
-    assert finish(process)["event"] == "done"
+    for name, (options, ask) in ways.items():
+        command = [sys.executable, "-c", WAITING, str(ROOT), *options]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **pipes) as process:
+            assert json.loads(process.stdout.readline())["name"] == "waiting"
+            ask(process)
+            assert process.wait(60) == 3, name
 
 
 def test_only_events_reach_stdout(tmp_path):

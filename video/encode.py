@@ -36,6 +36,15 @@ RGB_MATRIX = 0
 SRGB_CURVE = 13
 LIMITED_RANGE, FULL_RANGE = 1, 2
 
+REMEDIES = {  # what a disk may answer, and what to do about it
+    errno.ENOSPC: "the disk is full: free some space",
+    errno.EDQUOT: "the disk quota is used up: free some space",
+    errno.EFBIG: "the file grew larger than this disk or process may write: shorten the film",
+    errno.EACCES: "the folder may not be written to: choose another place",
+    errno.EROFS: "the folder may not be written to: choose another place",
+    errno.ENOENT: "its folder does not exist: make it or choose another place",
+}
+
 
 def encode(
     film: Timeline,
@@ -70,6 +79,7 @@ def encode(
     part = path + ".part"
     try:
         with _explained(os.path.basename(path)):
+            open(part, "wb").close()  # tells a wrong place from what the encoder may refuse
             _write(film, part, muxer, chosen, metadata, progress)
             _flush(part)
             os.replace(part, path)
@@ -87,19 +97,12 @@ def _flush(path: str) -> None:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     """Turns what the disk refuses into a message that says what to do."""
-    remedies = {
-        errno.ENOSPC: "the disk is full: free some space",
-        errno.EDQUOT: "the disk quota is used up: free some space",
-        errno.EFBIG: "the file grew larger than this disk or process may write: shorten the film",
-        errno.EACCES: "the folder may not be written to: choose another place",
-        errno.EROFS: "the folder may not be written to: choose another place",
-    }
     try:
         yield
     except OSError as error:
-        if error.errno not in remedies:
+        if error.errno not in REMEDIES:
             raise
-        raise VideoError(f"Cannot write {name}: {remedies[error.errno]}.") from error
+        raise VideoError(f"Cannot write {name}: {REMEDIES[error.errno]}.") from error
 
 
 def _write(
@@ -172,7 +175,7 @@ def _add_streams(output, film: Timeline, preset: Preset):
             f"This PyAV has no encoder {error}: choose another preset than {preset.name!r}."
         ) from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in REMEDIES:
             raise
         raise VideoError(_refused(film, preset, error)) from error
     except (ValueError, av.error.FFmpegError) as error:

@@ -49,11 +49,10 @@ class Framer:
         """The frame (film height, film width, 3) of a picture at `progress` [0, 1] of the shot."""
         if picture is not self._picture:
             self._prepare(picture)
-        height, width = self._canvas.shape[:2]
-        widest = _widest(self._fit, width, height, self._size)
+        widest = _widest(self._fit, *self._extent, self._size)
         window = widest
         if self._camera is not None:
-            window = self._camera.window(progress, widest, width, height)
+            window = self._camera.window(progress, widest, *self._extent)
         if self._frame is None or window != self._window:
             self._window = window
             self._frame = self._resampled(window)
@@ -67,6 +66,8 @@ class Framer:
             self._canvas = _letterboxed(picture, *self._canvas_size())
         elif self._camera is not None:
             self._shrink()
+            return
+        self._extent = (self._canvas.shape[1], self._canvas.shape[0])
 
     def _canvas_size(self) -> tuple[int, int]:
         """Large enough that the camera's closest view still has a pixel for each of its own."""
@@ -79,11 +80,11 @@ class Framer:
         widest = _widest(self._fit, width, height, self._size)
         zoom = max(self._camera.start.zoom, self._camera.end.zoom)
         factor = int(min(widest.width / self._size[0], widest.height / self._size[1]) / zoom)
-        factor = min(factor // 2, width, height)  # leave two pixels per pixel for the last step
-        if factor >= 2:
-            rows, columns = height // factor, width // factor
-            image = _image(self._picture[: rows * factor, : columns * factor])
-            self._canvas = np.array(image.reduce(factor))
+        factor = max(1, factor // 2)  # leave two pixels per pixel for the last step
+        if factor > 1:
+            self._canvas = np.array(_image(self._picture).reduce(factor))
+        # The last column may stand for less than `factor` pixels; the picture ends inside it.
+        self._extent = (width / factor, height / factor)
 
     def _resampled(self, window: Window) -> np.ndarray:
         width, height = self._size
@@ -104,9 +105,8 @@ class Framer:
             self._image = _image(self._canvas)
         filters = Image.Resampling
         smooth = filters.LANCZOS if self._camera is None else filters.BICUBIC
-        full_height, full_width = self._canvas.shape[:2]
-        right = min(window.left + window.width, full_width)
-        bottom = min(window.top + window.height, full_height)
+        right = min(window.left + window.width, self._canvas.shape[1])
+        bottom = min(window.top + window.height, self._canvas.shape[0])
         box = (max(window.left, 0.0), max(window.top, 0.0), right, bottom)
         return np.array(self._image.resize(self._size, smooth, box=box))
 
@@ -117,7 +117,7 @@ def _image(picture: np.ndarray):
     return Image.fromarray(np.ascontiguousarray(picture))
 
 
-def _widest(fit: str, width: int, height: int, size: tuple[int, int]) -> Window:
+def _widest(fit: str, width: float, height: float, size: tuple[int, int]) -> Window:
     """The largest centred window of the film's shape; all of the picture where that may distort."""
     if fit != "fill":
         return Window(0.0, 0.0, float(width), float(height))

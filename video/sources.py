@@ -218,7 +218,9 @@ def _opened(path: Path):
 def picture_size(path: Path) -> tuple[int, int]:
     """(width, height) as shown, that is after the EXIF rotation. Reads the header only."""
     with _opened(path) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        # Without an EXIF block, getexif would read all of a PNG to look for one behind the pixels.
+        known = "exif" in image.info or image.format == "TIFF"
+        turned = known and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size
 
 

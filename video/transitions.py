@@ -186,6 +186,7 @@ def transition_kind(name: str) -> TransitionKind:
 def blend(a: np.ndarray, b: np.ndarray, transition: Transition, progress: float) -> np.ndarray:
     """The picture at `progress` (0, 1) of `transition` from picture a to picture b."""
     mix = transition_kind(transition.kind).mix
-    if mix is None:
+    t = ease(transition.easing, progress)
+    if mix is None or t >= 1.0:
         return b
-    return mix(a, b, ease(transition.easing, progress), transition.softness)
+    return a if t <= 0.0 else mix(a, b, t, transition.softness)

@@ -13,8 +13,9 @@ TIME_ID_WIDTH = 256  # SDXL's sinusoidal width of each of the six size and crop 
 
 @dataclass(frozen=True)
 class NanoConfig:
-    channels: tuple[int, ...] = (64, 128, 192)
-    depths: tuple[int, ...] = (0, 1, 2)  # transformer blocks per layer; 0 = level without attention
+    resolution: int = 128  # native size of a picture's edge in pixels
+    channels: tuple[int, ...] = (64, 64, 128)
+    depths: tuple[int, ...] = (0, 1, 1)  # transformer blocks per layer; 0 = level without attention
     layers_per_block: int = 2
     text_width: int = 64  # of each of the two text encoders
     text_layers: int = 3  # ComfyUI reads the last but one, and needs at least three

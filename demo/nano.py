@@ -51,7 +51,9 @@ def build_nano(models_dir: Path, seed: int = 0, config: NanoConfig | None = None
     """Write all files of nano (87 MB, fp16) below `models_dir`; existing ones are replaced."""
     config = config or NanoConfig()
     files = nano_files(models_dir)
-    _write(files.checkpoint, checkpoint_state(config, seed))
+    side = config.resolution
+    native = {"modelspec.resolution": f"{side}x{side}"}  # what a trainer takes as its default
+    _write(files.checkpoint, checkpoint_state(config, seed), native)
     _write(files.controlnet, controlnet_state(config, seed))
     _write(files.clip_vision, _random(modules.build_vision, config, seed)[0])
     _write(files.ip_adapter_plus, ip_adapter_state(config, seed, plus=True))
@@ -161,13 +163,13 @@ def _random(build: Callable, config: NanoConfig, seed: int) -> tuple[State, Any]
     return weights.random_state(shapes, build.__name__, seed), module.config
 
 
-def _write(path: Path, state: State) -> None:
+def _write(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     halved = {k: v.half().contiguous() if v.ndim else v for k, v in state.items()}
-    save_file(halved, part)
+    save_file(halved, part, metadata)
     os.replace(part, path)
 
 

@@ -5,14 +5,18 @@ and the tests can ask the editor whether it still reads them and how it would qu
 package `playwright` and a Chromium (`apt-get install chromium`, or set CHROMIUM to its path).
 """
 
+import io
 import json
 import os
+import re
 import shutil
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
+VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)[1]
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -77,6 +81,33 @@ _LOAD_JS = f"async (workflow) => {{ await {_APP}.loadGraphData(workflow); }}"
 _PROMPT_JS = f"async () => (await {_APP}.graphToPrompt()).output"
 
 
+_FIT_JS = f"""
+async () => {{
+  const canvas = {_APP}.canvas, ds = canvas.ds;
+  const items = [...canvas.graph.nodes, ...canvas.graph.groups];
+  const boxes = items.map(item => item.boundingRect ?? item._bounding);
+  const left = Math.min(...boxes.map(b => b[0])), top = Math.min(...boxes.map(b => b[1]));
+  const right = Math.max(...boxes.map(b => b[0] + b[2]));
+  const bottom = Math.max(...boxes.map(b => b[1] + b[3]));
+  const area = canvas.canvas.getBoundingClientRect(), margin = 20;
+  ds.scale = Math.min((area.width - 2 * margin) / (right - left),
+                      (area.height - 2 * margin) / (bottom - top));
+  ds.offset = [margin / ds.scale - left, margin / ds.scale - top];
+  window.__extent = [0, 0, (right - left) * ds.scale + 2 * margin,
+                     (bottom - top) * ds.scale + 2 * margin].map(Math.round);
+  canvas.min_font_size_for_lod = 0;
+  canvas.show_info = false;
+  canvas.setDirty(true, true);
+}}
+"""
+_EXTENT_JS = "() => window.__extent"
+# Everything but the canvas and the widgets that lie on it.
+_ONLY_GRAPH_CSS = """
+.workflow-tabs-container, .side-tool-bar-container, .subgraph-breadcrumb, .actionbar-container,
+.p-buttongroup, .minimap-main-container, .p-toast, .p-panel { display: none !important; }
+"""
+
+
 @dataclass
 class Sketch:
     """A workflow described by names; the editor turns it into a file."""
@@ -109,7 +140,7 @@ class Sketch:
                 "widgets": widgets,
                 "color": color,
                 "bgcolor": color,
-                "properties": {"models": models} if models else None,
+                "properties": _properties(type_, models),
             }
         )
         for input_name, (source, output) in (inputs or {}).items():
@@ -120,6 +151,13 @@ class Sketch:
         self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e"
     ) -> None:
         self.groups.append({"title": title, "bounding": list(bounding), "color": color})
+
+
+def _properties(type_: str, models: list[dict[str, str]] | None) -> dict[str, Any]:
+    """Which pack a node is from, so that an editor without it can offer to install it."""
+    ours = type_.startswith("Troupe")
+    pack = {"cnr_id": "troupe", "ver": VERSION} if ours else {"cnr_id": "comfy-core"}
+    return (pack if type_ != "MarkdownNote" else {}) | ({"models": models} if models else {})
 
 
 def find_chromium() -> str:
@@ -151,6 +189,8 @@ class Editor:
         self.page = self._browser.new_page(viewport={"width": self.width, "height": self.height})
         self.errors: list[str] = []
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        # without this, a new user is shown the template browser over the graph
+        self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="true")
         self.page.goto(self.url)
         self.page.wait_for_function(
             "() => { const a = window.app ?? window.comfyAPI?.app?.app;"
@@ -181,8 +221,19 @@ class Editor:
         """The open graph as the editor would queue it (API format)."""
         return self.page.evaluate(_PROMPT_JS)
 
-    def screenshot(self, path: Path) -> None:
-        self.page.screenshot(path=str(path))
+    def picture(self, path: Path, width: int) -> None:
+        """The whole open graph as a JPEG of `width` pixels, without the editor's bars."""
+        from PIL import Image
+
+        self.page.evaluate(_FIT_JS)
+        self.page.add_style_tag(content=_ONLY_GRAPH_CSS)
+        self.page.wait_for_timeout(1500)
+        left, top, right, bottom = self.page.evaluate(_EXTENT_JS)
+        clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        shot = self.page.screenshot(clip=clip)
+        image = Image.open(io.BytesIO(shot)).convert("RGB")
+        size = (width, round(image.height * width / image.width))
+        image.resize(size, Image.Resampling.LANCZOS).save(path, quality=85, optimize=True)
 
 
 def read_workflow(path: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """ComfyUI's websocket events of one client id, collected in a thread. Needs aiohttp (ComfyUI's).
 
-    with Events(server.url) as events:
-        prompt_id = server.client.queue(prompt, client_id=events.client_id)
-        events.wait_for(lambda e: e.type == "progress" and e.data["value"] >= 2)
-        server.client.interrupt(prompt_id)
+with Events(server.url) as events:
+    prompt_id = server.client.queue(prompt, client_id=events.client_id)
+    events.wait_for(lambda e: e.type == "progress" and e.data["value"] >= 2)
+    server.client.interrupt(prompt_id)
 """
 
 import asyncio
@@ -18,15 +18,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """A text event with its data, or type "binary" with the raw message as data (previews)."""
+    """A text event with its data, or type "binary" with the raw message as data (previews).
+
+    `at` is when it arrived, in seconds of time.monotonic().
+    """
 
     type: str
     data: Any
+    at: float
 
 
 class Events:
-    def __init__(self, url: str):
+    """A context manager; `on_event` is called with each event, in the listening thread."""
+
+    def __init__(self, url: str, on_event: Callable[[Event], None] | None = None):
         self.client_id = uuid.uuid4().hex
+        self._on_event = on_event
         self._url = f"{url.rstrip('/')}/ws?clientId={self.client_id}"
         self._events: list[Event] = []
         self._arrived = threading.Condition()
@@ -86,12 +93,14 @@ class Events:
 
     def _store(self, message: Any) -> None:
         if isinstance(message.data, bytes):
-            event = Event("binary", message.data)
+            event = Event("binary", message.data, time.monotonic())
         elif isinstance(message.data, str):
             content = json.loads(message.data)
-            event = Event(content["type"], content.get("data"))
+            event = Event(content["type"], content.get("data"), time.monotonic())
         else:
             return
         with self._arrived:
             self._events.append(event)
             self._arrived.notify_all()
+        if self._on_event:
+            self._on_event(event)

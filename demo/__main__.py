@@ -1,0 +1,157 @@
+"""`python3 run.py demo`: the whole pipeline with the miniature model, from photographs to a film.
+
+Starts ComfyUI with this pack, queues workflows/api/full_pipeline.json with the miniature's file
+names, and leaves in output/demo: film.mp4, the LoRA, the pictures of both scenes, report.json.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+import time
+from fractions import Fraction
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tools.events import Event, Events
+from tools.server import ComfyServer
+
+from .inputs import place_inputs
+from .measure import PeakMemory, Stopwatch, film_facts
+from .nano import build_nano
+from .swap import with_nano
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOW = ROOT / "workflows" / "api" / "full_pipeline.json"
+NOT_LOADED = "lora key not loaded"
+BT709 = 1  # the code of BT.709 in H.264 streams, for matrix, primaries and transfer
+
+
+class DemoError(RuntimeError):
+    """The pipeline ran, but what it made is not right."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
+    parser.add_argument("--canvas", type=int, default=256, help="size of the pictures in pixels")
+    parser.add_argument("--frames", type=int, default=16, help="frames of each dance")
+    options = parser.parse_args()
+    report = run(options.output, options.canvas, options.frames)
+    for stage, seconds in report["stages_s"].items():
+        print(f"{stage:>10} {seconds:8.1f} s")
+    film = report["film"]
+    print(
+        f"{film['frames']} frames of {film['width']}x{film['height']} at {film['fps']} fps, "
+        f"peak memory {report['peak_memory_mb']:.0f} MB, {report['total_s']:.0f} s in all"
+    )
+    print(f"film: {options.output / 'film.mp4'}")
+    return 0
+
+
+def run(output: Path, canvas: int, frames: int) -> dict[str, Any]:
+    """Run the pipeline and return the report, which is also written to output/report.json.
+
+    Raises:
+        DemoError: the film or the LoRA is not as it should be.
+    """
+    began = time.monotonic()
+    base = output / "comfyui"
+    for kept in (base, *output.glob("*.*")):
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
+    stages: dict[str, float] = {}
+    build_nano(base / "models")
+    place_inputs(base / "input", canvas, frames)
+    stages["models"] = time.monotonic() - began
+    prompt = with_nano(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    since = time.monotonic()
+    with ComfyServer(base) as server:
+        stages["start"] = time.monotonic() - since
+        with PeakMemory(server.pid) as memory:
+            outputs, watch = follow(server, prompt)
+        log = server.log_text()
+    stages |= watch.seconds
+    results = collect(output, base, prompt, outputs)
+    report = {
+        "workflow": str(WORKFLOW.relative_to(ROOT)),
+        "nodes": watch.order,
+        "stages_s": {name: round(seconds, 2) for name, seconds in stages.items()},
+        "total_s": round(time.monotonic() - began, 2),
+        "peak_memory_mb": round(memory.peak_mb, 1),
+        "film": film_facts(output / "film.mp4"),
+        "lora_keys_not_loaded": log.count(NOT_LOADED),
+        **results,
+        "machine": {"system": platform.platform(), "python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "diffusers", "peft", "transformers", "av")},
+    }
+    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    check(report, prompt)
+    return report
+
+
+def follow(server: ComfyServer, prompt: dict[str, Any]) -> tuple[dict[str, Any], Stopwatch]:
+    """Queue the prompt and wait for its end: its outputs, and the seconds per stage."""
+    with Events(server.url, on_event=partial(_tell, prompt)) as events:
+        prompt_id = server.client.queue(prompt, client_id=events.client_id)
+        outputs = server.client.wait(prompt_id, timeout=1800)
+        events.wait_for(lambda e: e.type == "executing" and e.data["node"] is None)
+    watch = Stopwatch(prompt)
+    for event in events.seen("executing"):
+        watch.node_started(event.data["node"], event.at)
+    return outputs, watch
+
+
+def _tell(prompt: dict[str, Any], event: Event) -> None:
+    """Say which node runs, so that a wait of minutes is not silent."""
+    if event.type == "executing" and event.data["node"]:
+        print(f"- {prompt[event.data['node']]['_meta']['title']}", flush=True)
+
+
+def collect(
+    output: Path, base: Path, prompt: dict[str, Any], outputs: dict[str, Any]
+) -> dict[str, Any]:
+    """Copy the film, the LoRA and the pictures to `output`; what was copied."""
+    pictures = []
+    found: dict[str, Any] = {"pictures": pictures}
+    for node_id, values in outputs.items():
+        kind = prompt[node_id]["class_type"]
+        for item in (entry for value in values.values() for entry in value):
+            if not isinstance(item, dict) or item.get("type") != "output":
+                continue
+            source = base / "output" / item["subfolder"] / item["filename"]
+            if kind == "TroupeSaveVideo":
+                shutil.copyfile(source, output / "film.mp4")
+            elif kind == "TroupeTrainLora":
+                found["lora"] = shutil.copyfile(source, output / source.name).name
+            elif kind == "SaveImage":
+                pictures.append(shutil.copyfile(source, output / source.name).name)
+    return found
+
+
+def check(report: dict[str, Any], prompt: dict[str, Any]) -> None:
+    """Compare the film with the timeline that was asked for, and see that the LoRA loaded."""
+    timeline = next(n for n in prompt.values() if n["class_type"] == "TroupeTimeline")["inputs"]
+    film, fps = report["film"], Fraction(timeline["fps"]).limit_denominator(1001)
+    shots = [prompt[timeline[k][0]]["inputs"] for k in timeline if k.startswith("shots.")]
+    overlap = sum(s["transition_duration"] for s in shots[1:])
+    expected = {
+        "width": timeline["width"],
+        "height": timeline["height"],
+        "fps": str(fps),
+        "frames": round((sum(s["duration"] for s in shots) - overlap) * fps),
+        "colorspace": BT709,
+        "color_primaries": BT709,
+        "color_trc": BT709,
+    }
+    wrong = {k: (film[k], v) for k, v in expected.items() if film[k] != v}
+    if wrong:
+        raise DemoError(f"the film is not as asked (found, expected): {wrong}")
+    if "lora" not in report or report["lora_keys_not_loaded"]:
+        raise DemoError(f"{report['lora_keys_not_loaded']} keys of the LoRA were not loaded")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,370 @@
+"""Writes workflows/*.json, their thumbnails and API twins: sketches, drawn by the real editor.
+
+`python -m tools.build_workflows` after a node's inputs changed; the tests say when it is needed.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from .editor import Editor, Sketch
+from .server import ComfyServer
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS, IMAGES = ROOT / "workflows", ROOT / "docs" / "images"
+
+CHECKPOINT = "sd_xl_base_1.0.safetensors"
+CONTROLNET = "controlnet-openpose-sdxl-1.0.safetensors"
+CLIP_VISION = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
+IPADAPTER = "ip-adapter-plus_sdxl_vit-h.safetensors"
+
+HUB = "https://huggingface.co"
+MODELS = {
+    CHECKPOINT: {
+        "url": f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{CHECKPOINT}",
+        "directory": "checkpoints",
+    },
+    CONTROLNET: {
+        "url": f"{HUB}/xinsir/controlnet-openpose-sdxl-1.0/resolve/main/"
+        "diffusion_pytorch_model.safetensors",
+        "directory": "controlnet",
+    },
+    CLIP_VISION: {
+        "url": f"{HUB}/h94/IP-Adapter/resolve/main/models/image_encoder/model.safetensors",
+        "directory": "clip_vision",
+    },
+    IPADAPTER: {
+        "url": f"{HUB}/h94/IP-Adapter/resolve/main/sdxl_models/{IPADAPTER}",
+        "directory": "ipadapter",
+    },
+}
+
+PROMPT = "a photo of an astronaut dancing beside a rocket at dusk, full body, detailed"
+NEGATIVE = "blurry, deformed, extra limbs, text, watermark"
+SEED = 20240607
+BLUE, GREEN, PURPLE, BROWN = "#3f789e", "#4f7a4f", "#6a4f8a", "#8a6a3f"
+
+
+def _model(name: str) -> list[dict[str, str]]:
+    return [{"name": name, **MODELS[name]}]
+
+
+def _note(sketch: Sketch, text: str, pos: tuple[int, int], size: tuple[int, int]) -> None:
+    sketch.node(f"note{len(sketch.nodes)}", "MarkdownNote", pos, size=size, text=text)
+
+
+def _checkpoint(sketch: Sketch, pos: tuple[int, int]) -> None:
+    sketch.node(
+        "checkpoint", "CheckpointLoaderSimple", pos, size=(330, 100), title="Checkpoint",
+        models=_model(CHECKPOINT), ckpt_name=CHECKPOINT,
+    )  # fmt: skip
+
+
+def _guides(sketch: Sketch, x: int, y: int) -> None:
+    """The loaders of ControlNet, IP-Adapter and its image encoder."""
+    sketch.node(
+        "control_net", "ControlNetLoader", (x, y), size=(330, 60), title="Openpose ControlNet",
+        models=_model(CONTROLNET), control_net_name=CONTROLNET,
+    )  # fmt: skip
+    sketch.node(
+        "ipadapter", "TroupeLoadIPAdapter", (x, y + 110), size=(330, 60), title="IP-Adapter",
+        models=_model(IPADAPTER), ipadapter_name=IPADAPTER,
+    )  # fmt: skip
+    sketch.node(
+        "clip_vision", "CLIPVisionLoader", (x, y + 220), size=(330, 60), title="Image encoder",
+        models=_model(CLIP_VISION), clip_name=CLIP_VISION,
+    )  # fmt: skip
+
+
+def _cast(sketch: Sketch, x: int, y: int) -> None:
+    """Three photographs and the references made of them."""
+    for row, role in enumerate(("character", "attire", "background")):
+        top = y + 400 * row
+        sketch.node(
+            f"{role}_photo", "LoadImage", (x, top), size=(280, 330), image=f"troupe_{role}.jpg",
+            title=f"{role.capitalize()} photo",
+        )  # fmt: skip
+        sketch.node(
+            role, f"Troupe{role.capitalize()}", (x + 310, top), size=(310, 330),
+            inputs={"image": (f"{role}_photo", "IMAGE")},
+        )  # fmt: skip
+
+
+def _compose(
+    sketch: Sketch, name: str, pose: str, pos: tuple[int, int], model: str = "checkpoint",
+    title: str = "Scene",
+) -> None:  # fmt: skip
+    """A composed scene from a pose file, sampled and decoded."""
+    x, y = pos
+    lower = "model" if model != "checkpoint" else "MODEL"
+    clip = "clip" if model != "checkpoint" else "CLIP"
+    sketch.node(
+        f"{name}_pose", "TroupeLoadPose", (x - 360, y), size=(330, 220), pose_file=pose,
+        title=f"{title}: pose",
+    )  # fmt: skip
+    sketch.node(
+        name, "TroupeComposeScene", (x, y), size=(420, 900), prompt=PROMPT, negative=NEGATIVE,
+        title=title, background_prompt="a launch pad at dusk",
+        inputs={
+            "model": (model, lower), "clip": (model, clip), "vae": ("checkpoint", "VAE"),
+            "pose": (f"{name}_pose", "pose"),
+            "width": (f"{name}_pose", "width"), "height": (f"{name}_pose", "height"),
+            "character": ("character", "reference"), "attire": ("attire", "reference"),
+            "background": ("background", "reference"),
+            "control_net": ("control_net", "CONTROL_NET"),
+            "ipadapter": ("ipadapter", "IPADAPTER"), "clip_vision": ("clip_vision", "CLIP_VISION"),
+        },
+    )  # fmt: skip
+    sketch.node(
+        f"{name}_sampler", "KSampler", (x + 460, y), size=(300, 480), seed=SEED,
+        control_after_generate="fixed", steps=20, cfg=6.0, sampler_name="euler",
+        scheduler="normal", title=f"{title}: sampler",
+        inputs={
+            "model": (name, "model"), "positive": (name, "positive"),
+            "negative": (name, "negative"), "latent_image": (name, "latent"),
+        },
+    )  # fmt: skip
+    sketch.node(
+        f"{name}_frames", "VAEDecode", (x + 460, y + 540), size=(300, 60),
+        title=f"{title}: frames",
+        inputs={"samples": (f"{name}_sampler", "LATENT"), "vae": ("checkpoint", "VAE")},
+    )  # fmt: skip
+
+
+MODEL_NOTE = """## Models
+| file | folder |
+|---|---|
+| sd_xl_base_1.0.safetensors | models/checkpoints |
+| controlnet-openpose-sdxl-1.0.safetensors | models/controlnet |
+| ip-adapter-plus_sdxl_vit-h.safetensors | models/ipadapter |
+| CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors | models/clip_vision |
+
+Any SDXL checkpoint and any SDXL openpose ControlNet will do. Sources and licences: README.
+
+## Inputs
+Copy `workflows/input/*` of the pack into ComfyUI's `input`, or choose your own photos and poses.
+The size of the pictures is the canvas of the pose file.
+"""
+
+
+def train_lora() -> Sketch:
+    sketch = Sketch()
+    _note(
+        sketch,
+        "## Train a LoRA\nPut pictures and same-name .txt captions into a folder below ComfyUI's "
+        "`input` (here `troupe_cast`, shipped with the pack). Queue: the node shows loss and "
+        "samples, the file appears in `output/loras` and is used at once below. Interrupt saves "
+        "the state; queue again to go on. A finished training is not repeated.\n\nThe base model "
+        "is sd_xl_base_1.0.safetensors in models/checkpoints.",
+        (0, -300), (700, 230),
+    )  # fmt: skip
+    sketch.node(
+        "dataset", "TroupeLoadDataset", (0, 0), size=(330, 520), folder="troupe_cast",
+        title="Pictures",
+    )  # fmt: skip
+    _train(sketch, (370, 0))
+    sketch.node("samples", "PreviewImage", (820, 0), size=(360, 300), title="Samples",
+                inputs={"images": ("train", "samples")})  # fmt: skip
+    sketch.node("loss", "PreviewImage", (820, 360), size=(360, 260), title="Loss",
+                inputs={"images": ("train", "loss plot")})  # fmt: skip
+    _checkpoint(sketch, (0, 720))
+    _apply(sketch, (370, 720))
+    sketch.node("prompt", "CLIPTextEncode", (740, 720), size=(360, 120), title="Prompt",
+                text="a photo of eileen, smiling, in an orange space suit",
+                inputs={"clip": ("loras", "clip")})  # fmt: skip
+    sketch.node("negative", "CLIPTextEncode", (740, 890), size=(360, 120), title="Negative",
+                text=NEGATIVE, inputs={"clip": ("loras", "clip")})  # fmt: skip
+    sketch.node("latent", "EmptyLatentImage", (740, 1060), size=(360, 110), title="Size",
+                width=1024, height=1024)  # fmt: skip
+    sketch.node(
+        "sampler", "KSampler", (1140, 720), size=(300, 480), seed=SEED,
+        control_after_generate="fixed", steps=20, cfg=6.0, sampler_name="euler",
+        scheduler="normal", title="Sampler",
+        inputs={
+            "model": ("loras", "model"), "positive": ("prompt", "CONDITIONING"),
+            "negative": ("negative", "CONDITIONING"), "latent_image": ("latent", "LATENT"),
+        },
+    )  # fmt: skip
+    sketch.node(
+        "decode", "VAEDecode", (1140, 1250), size=(300, 60),
+        inputs={"samples": ("sampler", "LATENT"), "vae": ("checkpoint", "VAE")},
+    )  # fmt: skip
+    sketch.node("save", "SaveImage", (1480, 720), size=(420, 480), filename_prefix="troupe/lora",
+                title="Picture with the LoRA", inputs={"images": ("decode", "IMAGE")})  # fmt: skip
+    sketch.group("1. Train", (-20, -50, 1230, 700), GREEN)
+    sketch.group("2. Use it", (-20, 670, 1940, 680), BLUE)
+    return sketch
+
+
+def _train(sketch: Sketch, pos: tuple[int, int]) -> None:
+    sketch.node(
+        "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=CHECKPOINT,
+        models=_model(CHECKPOINT), preset="character", steps=300, rank=16, resolution=0, seed=7,
+        control_after_generate="fixed", filename_prefix="troupe/eileen",
+        sample_prompts="a photo of eileen, smiling, in an orange space suit", title="Train LoRA",
+        inputs={"dataset": ("dataset", "dataset")},
+    )  # fmt: skip
+
+
+def _apply(sketch: Sketch, pos: tuple[int, int]) -> None:
+    sketch.node(
+        "loras", "TroupeApplyLoras", pos, size=(330, 260), weights="0.9",
+        inputs={
+            "model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP"),
+            "loras.lora0": ("train", "lora"),
+        },
+    )  # fmt: skip
+
+
+def compose_scene() -> Sketch:
+    sketch = Sketch()
+    _note(
+        sketch,
+        "## Compose a scene\nOne pose, one character, one outfit, one place. The skeleton says "
+        "where each of them acts: the soft masks in the preview are used for references, prompts "
+        "and ControlNet alike.\n\n" + MODEL_NOTE,
+        (-20, -400), (1000, 310),
+    )  # fmt: skip
+    _checkpoint(sketch, (0, 0))
+    _guides(sketch, 0, 160)
+    _cast(sketch, 380, 0)
+    _compose(sketch, "scene", "troupe_pose.json", (1440, 0))
+    sketch.node("save", "SaveImage", (2240, 0), size=(460, 520), filename_prefix="troupe/scene",
+                title="Picture", inputs={"images": ("scene_frames", "IMAGE")})  # fmt: skip
+    sketch.node("sheet", "PreviewImage", (2240, 580), size=(460, 320), title="Masks and references",
+                inputs={"images": ("scene", "preview")})  # fmt: skip
+    sketch.group("1. Models", (-20, -50, 370, 530), BLUE)
+    sketch.group("2. Cast", (360, -50, 660, 1200), PURPLE)
+    sketch.group("3. Scene", (1060, -50, 1180, 1000), GREEN)
+    return sketch
+
+
+def pose_sequence_to_film() -> Sketch:
+    sketch = Sketch()
+    _note(
+        sketch,
+        "## From a pose sequence to a film\nEvery pose of the file becomes a control picture, a "
+        "set of masks and a latent; the frames become a shot, the shots a film. Frames come out "
+        "at 8 per second here; Timeline sets the film's rate and size.\n\n" + MODEL_NOTE,
+        (-20, -400), (1000, 310),
+    )  # fmt: skip
+    _checkpoint(sketch, (0, 0))
+    _guides(sketch, 0, 160)
+    _cast(sketch, 380, 0)
+    _compose(sketch, "dance", "troupe_dance.json", (1440, 0), title="Dance")
+    sketch.node(
+        "title", "TroupeShot", (2240, 0), size=(330, 420), duration=2.0, camera="zoom_in",
+        camera_amount=0.2, title="Opening: the place",
+        inputs={"image": ("background_photo", "IMAGE")},
+    )  # fmt: skip
+    sketch.node(
+        "shot", "TroupeShot", (2240, 480), size=(330, 420), duration=2.0, transition="crossfade",
+        title="Shot: the dance", inputs={"image": ("dance_frames", "IMAGE")},
+    )  # fmt: skip
+    _film(sketch, (2610, 0), ("title", "shot"))
+    sketch.group("1. Models", (-20, -50, 370, 530), BLUE)
+    sketch.group("2. Cast", (360, -50, 660, 1200), PURPLE)
+    sketch.group("3. Dance", (1060, -50, 1160, 1000), GREEN)
+    sketch.group("4. Film", (2220, -50, 1180, 1000), BROWN)
+    return sketch
+
+
+def _film(sketch: Sketch, pos: tuple[int, int], shots: tuple[str, ...]) -> None:
+    x, y = pos
+    sketch.node(
+        "timeline", "TroupeTimeline", (x, y), size=(330, 420), fps=24.0, width=768, height=768,
+        transition="crossfade", transition_duration=0.5, title="Timeline",
+        inputs={f"shots.shot{i}": (shot, "shot") for i, shot in enumerate(shots)},
+    )  # fmt: skip
+    sketch.node(
+        "film", "TroupeSaveVideo", (x + 370, y), size=(420, 560), filename_prefix="troupe/film",
+        title="Film", inputs={"video": ("timeline", "video")},
+    )  # fmt: skip
+
+
+def full_pipeline() -> Sketch:
+    sketch = Sketch()
+    _note(
+        sketch,
+        "## Photos to film, in one graph\nTrains a LoRA of the cast, dresses and poses it in two "
+        "scenes, and films them with an opening, a crossfade and a wipe. Queue once.\n\n"
+        + MODEL_NOTE,
+        (-20, -400), (1000, 310),
+    )  # fmt: skip
+    _checkpoint(sketch, (0, 0))
+    _guides(sketch, 0, 160)
+    sketch.node(
+        "dataset", "TroupeLoadDataset", (0, 560), size=(330, 520), folder="troupe_cast",
+        title="Pictures",
+    )  # fmt: skip
+    _train(sketch, (370, 560))
+    _apply(sketch, (370, 0))
+    sketch.node("samples", "PreviewImage", (370, 1180), size=(400, 240), title="Samples",
+                inputs={"images": ("train", "samples")})  # fmt: skip
+    _cast(sketch, 830, 0)
+    _compose(sketch, "wide", "troupe_dance.json", (1890, 0), "loras", "Wide scene")
+    _compose(sketch, "close", "troupe_dance_close.json", (1890, 960), "loras", "Close scene")
+    for row, name in enumerate(("wide", "close")):
+        sketch.node(
+            f"{name}_save", "SaveImage", (2350, 960 * row + 640), size=(300, 260),
+            filename_prefix=f"troupe/{name}", title=f"{name.capitalize()} scene: pictures",
+            inputs={"images": (f"{name}_frames", "IMAGE")},
+        )  # fmt: skip
+    sketch.node(
+        "opening", "TroupeShot", (2710, 0), size=(330, 420), duration=2.0, camera="zoom_in",
+        camera_amount=0.2, title="Opening: the place",
+        inputs={"image": ("background_photo", "IMAGE")},
+    )  # fmt: skip
+    sketch.node(
+        "wide_shot", "TroupeShot", (2710, 480), size=(330, 420), duration=2.0,
+        transition="crossfade", title="Shot: wide", inputs={"image": ("wide_frames", "IMAGE")},
+    )  # fmt: skip
+    sketch.node(
+        "close_shot", "TroupeShot", (2710, 960), size=(330, 420), duration=2.0,
+        transition="wipe_right", title="Shot: close", inputs={"image": ("close_frames", "IMAGE")},
+    )  # fmt: skip
+    _film(sketch, (3080, 0), ("opening", "wide_shot", "close_shot"))
+    sketch.group("1. Models", (-20, -50, 740, 530), BLUE)
+    sketch.group("2. LoRA", (-20, 500, 820, 960), GREEN)
+    sketch.group("3. Cast", (810, -50, 660, 1200), PURPLE)
+    sketch.group("4. Scenes", (1510, -50, 1160, 1930), GREEN)
+    sketch.group("5. Film", (2690, -50, 1200, 1480), BROWN)
+    return sketch
+
+
+SKETCHES = {
+    "train_lora": train_lora,
+    "compose_scene": compose_scene,
+    "pose_sequence_to_film": pose_sequence_to_film,
+    "full_pipeline": full_pipeline,
+}
+
+
+def main() -> None:
+    from demo.inputs import SHIPPED_CANVAS, place_inputs
+
+    (WORKFLOWS / "api").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
+        place_inputs(server.input_dir, SHIPPED_CANVAS)
+        for name, model in MODELS.items():  # empty files, so that the editor finds the names
+            folder = server.models_dir / model["directory"]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        with Editor(server.url, width=2400, height=1350) as editor:
+            for name, sketch in SKETCHES.items():
+                workflow = editor.build(sketch())
+                editor.load(workflow)
+                _write(WORKFLOWS / f"{name}.json", workflow)
+                _write(WORKFLOWS / "api" / f"{name}.json", editor.prompt())
+                editor.picture(WORKFLOWS / f"{name}.jpg", 960)
+            editor.picture(IMAGES / "full_pipeline.jpg", 1800)
+            if editor.errors:
+                raise RuntimeError("the editor reported: " + "; ".join(editor.errors))
+
+
+def _write(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=True) + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    main()

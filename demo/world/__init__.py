@@ -15,7 +15,6 @@ from .labels import REGIONS
 from .motion import ACTIONS, DANCES, Motion, draw_pose
 from .render import Rendered, render
 from .sample import (
-    STUDIO,
     Sample,
     attribute_labels,
     draw_sample,
@@ -26,6 +25,7 @@ from .sample import (
 )
 from .skeleton import JOINTS, Angles, Pose, fit, place
 from .specs import (
+    STUDIO,
     Attire,
     Background,
     Character,

@@ -124,10 +124,10 @@ class Figure:
         toe, shoe = self.toes[side], L.SHOE_R + side
         lower = self.attire.lower
         if lower is not None and lower.kind == "trousers":
-            self._shoe(ankle, toe, shoe)
             leg = L.LEG_R + side
             self._limb(hip, knee, 0.062, 0.050, leg)
-            self._limb(knee, ankle, 0.050, 0.044, leg)
+            self._limb(knee, _mix(knee, ankle, 0.84), 0.050, 0.044, leg)
+            self._shoe(ankle, toe, shoe)
         else:
             skin = L.SKIN_LEG_R + side
             self._limb(hip, knee, 0.050, 0.038, skin)
@@ -160,14 +160,14 @@ class Figure:
     def _lower_cloth(self) -> None:
         lower = self.attire.lower
         if lower is not None and lower.kind == "skirt":
-            self.pen.hull(self._skirt_circles(0.86, 0.056, 0.062), L.LOWER)
+            self.pen.hull(self._skirt_circles(0.95, 0.056, 0.066), L.LOWER)
 
     def _tail(self) -> None:
         kind = self.attire.upper.kind
         if kind == "dress":
             self.pen.hull(self._skirt_circles(1.0, 0.052, 0.076), L.TAIL)
         elif kind == "coat":
-            self.pen.hull(self._skirt_circles(0.62, 0.062, 0.042), L.TAIL)
+            self.pen.hull(self._skirt_circles(0.36, 0.062, 0.034), L.TAIL)
             self._coat_front()
 
     def _coat_front(self) -> None:
@@ -177,7 +177,7 @@ class Figure:
             return
         neck, hip = self.p[NECK], self.hip
         knees = _mix(self.p[R_KNEE], self.p[L_KNEE], 0.5)
-        end = _mix(hip, knees, 0.62)
+        end = _mix(hip, knees, 0.40)
         points = [(neck[0] + side * 0.6, neck[1]), (hip[0] + side, hip[1]), (end[0] + side, end[1])]
         for a, b in zip(points, points[1:], strict=False):
             self.pen.capsule(a, b, 0.008 * self.u, 0.008 * self.u, L.TRIM)

@@ -22,9 +22,9 @@ def draw_back_hair(pen: LocalPen, character: Character, turn: float, unit: float
         pen.polygon(_rounded(-0.022 * s, -0.085, 0.122 - 0.015 * abs(s), 0.185), L.HAIR_BACK)
     elif character.hair_style == "pigtails":
         for side in (-1, 1):
-            u = side * 0.125 * max(cos(turn), 0.35) - 0.03 * s
-            pen.ellipse(u, -0.055, 0.042, 0.085, L.HAIR_EXTRA)
-            pen.circle(u - side * 0.01, 0.03, 0.03, L.HAIR_EXTRA)
+            u = side * 0.148 * max(cos(turn), 0.4) - 0.035 * s
+            pen.ellipse(u, -0.050, 0.046, 0.082, L.HAIR_EXTRA)
+            pen.circle(u - side * 0.02, 0.040, 0.032, L.HAIR_EXTRA)
 
 
 def draw_head(pen: LocalPen, character: Character, turn: float) -> None:
@@ -53,15 +53,15 @@ def _rounded(u: float, v: float, half: float, tall: float) -> list[tuple[float, 
 def _hair_behind_face(pen: LocalPen, style: str, s: float) -> None:
     if style == "curly":
         for i in range(9):
-            angle = pi * (-0.18 + 1.36 * i / 8)
-            pen.circle(0.112 * cos(angle) - 0.02 * s, 0.022 + 0.108 * sin(angle), 0.052, L.HAIR)
+            angle = pi * (-0.24 + 1.48 * i / 8)
+            pen.circle(0.114 * cos(angle) - 0.02 * s, 0.018 + 0.106 * sin(angle), 0.056, L.HAIR)
         pen.ellipse(-0.02 * s, 0.03, 0.115, 0.105, L.HAIR)
         return
     if style == "bun":
         pen.circle(-0.045 * s, 0.130, 0.046, L.HAIR_EXTRA)
     if style == "spiky":
-        tips = [(-0.128, 0.02), (-0.135, 0.085), (-0.092, 0.142), (-0.032, 0.178), (0.032, 0.178),
-                (0.092, 0.142), (0.135, 0.085), (0.128, 0.02)]  # fmt: skip
+        tips = [(-0.126, 0.03), (-0.140, 0.095), (-0.098, 0.158), (-0.034, 0.192), (0.034, 0.192),
+                (0.098, 0.158), (0.140, 0.095), (0.126, 0.03)]  # fmt: skip
         points = []
         for i, (u, v) in enumerate(tips):
             points.append((u - 0.015 * s, v))

@@ -8,9 +8,7 @@ from .draws import Draws
 from .motion import Motion, draw_pose
 from .render import Rendered, render
 from .skeleton import NOSE, Angles, Pose, place
-from .specs import Attire, Background, Character, Cloth, Scene, draw_scene
-
-STUDIO = Background("plain", "grey")
+from .specs import STUDIO, Attire, Background, Character, Cloth, Scene, draw_scene
 
 
 @dataclass(frozen=True, eq=False)

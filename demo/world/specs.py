@@ -63,6 +63,9 @@ class Background:
     layout: int = 0
 
 
+STUDIO = Background("plain", "grey")
+
+
 @dataclass(frozen=True)
 class Scene:
     """A whole picture but for the pose."""
@@ -136,6 +139,8 @@ def draw_cloth(draws: Draws, kinds: tuple[str, ...]) -> Cloth:
 def draw_attire(draws: Draws) -> Attire:
     upper = draw_cloth(draws, UPPER_KINDS)
     lower = None if upper.kind == "dress" else draw_cloth(draws, LOWER_KINDS)
+    while lower is not None and (lower.colour, lower.pattern) == (upper.colour, upper.pattern):
+        lower = draw_cloth(draws, LOWER_KINDS)  # a suit in one cloth looks like a dress
     return Attire(upper, lower, draws.pick(list(palette.SHOES)))
 
 

@@ -207,6 +207,8 @@ class VideoReader:
             frame,
             format="rgb24",
             src_colorspace=MATRIX_OF_TAG.get(int(frame.colorspace), UNTAGGED_MATRIX),
+            # RGB has no matrix, but PyAV 16 ignores ours where this one looks the same.
+            dst_colorspace=UNTAGGED_MATRIX,
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
             interpolation=SCALER,

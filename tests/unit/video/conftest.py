@@ -73,7 +73,7 @@ def rgb_of(frame: av.VideoFrame) -> np.ndarray:
             size = (frame.width, frame.height)
             values = np.asarray(small.resize(size, Image.Resampling.BILINEAR), np.float64)
         planes.append(values)
-    assert (frame.colorspace, frame.color_range) == (1, 1), "not tagged BT.709, limited range"
+    assert frame.colorspace == 1 and frame.color_range in (0, 1), "not BT.709, limited range"
     luma, blue, red = (planes[0] - 16) / 219, (planes[1] - 128) / 224, (planes[2] - 128) / 224
     r, b = luma + 1.5748 * red, luma + 1.8556 * blue
     g = (luma - 0.2126 * r - 0.0722 * b) / 0.7152

@@ -55,8 +55,9 @@ def test_presets_write_what_they_promise(tmp_path, preset):
         assert (context.width, context.height) == (96, 64)
         assert context.pix_fmt == PRESETS[preset].pixel_format
         assert stream.average_rate == 25
-        tags = (context.colorspace, context.color_range)
-        assert tags == ((0, 2) if rgb else (1, 1))
+        assert context.colorspace == (0 if rgb else 1)
+        # ProRes does not say its range, it has only one; older FFmpeg reports it as unknown.
+        assert context.color_range in ((2,) if rgb else (0, 1) if preset == "prores" else (1,))
         assert context.color_primaries == 1
         assert context.color_trc == (13 if rgb else 1)
         decoded = [rgb_of(frame) for frame in container.decode(stream)]

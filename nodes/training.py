@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..training import Dataset, DatasetError, JobError, merge, parse_job
+from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
 from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
 from .runtime.paths import PathError, inside, save_location
 from .runtime.progress import TrainingProgress, sample_picture
@@ -110,6 +110,7 @@ class TroupeTrainLora(io.ComfyNode):
         )
         values = merge(merge(widgets, options or {}), _fixed(checkpoint, dataset, stem))
         job = parse_job(values, preset).model_dump(mode="json")
+        open_checkpoint(job["base"]["checkpoint"])  # refuse what cannot be trained at once
         free_models()
         progress = TrainingProgress(cls.hidden.unique_id)
         done = run_training(job, _troupe_folder() / "logs", job["name"], progress)

@@ -169,11 +169,18 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
                 f"{next(iter(sorted(tensors)), 'missing')!r}): it belongs to another kind of model."
             )
         if use.model_weight != 0 or use.clip_weight != 0:
-            model, clip = comfy.sd.load_lora_for_models(
-                model, clip, tensors, use.model_weight, use.clip_weight, lora_metadata=metadata
-            )
+            model, clip = _apply(model, clip, use, tensors, metadata)
         lines.append(_line(use, len(tensors), unloaded, clip is None))
     return model, clip, "\n".join(lines) or "No LoRA."
+
+
+def _apply(model: Any, clip: Any, use: LoraUse, tensors: dict, metadata: dict | None) -> tuple:
+    try:
+        return comfy.sd.load_lora_for_models(
+            model, clip, tensors, use.model_weight, use.clip_weight, lora_metadata=metadata
+        )
+    except KeyError as error:  # core asks for the other half of a pair without looking
+        raise LoraError(f"LoRA {use.label!r} lacks {error}: download or train it again.") from None
 
 
 def _fits(key: str, names: Mapping[str, Any]) -> bool:

@@ -58,7 +58,8 @@ class TrainingProgress:
         loss = event["average"]
         self._show(
             f"Step {event['step']}/{event['steps']}  loss {loss if loss is None else f'{loss:.4f}'}"
-            f"  {event['seconds']:.2f} s/step  {_duration(left)} left"
+            f"  {event['seconds']:.2f} s/step  {_duration(left)} left",
+            now=event["step"] == event["steps"],
         )
 
     def _on_sample(self, event: dict) -> None:

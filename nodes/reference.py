@@ -5,7 +5,7 @@ import os
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..conditioning.ip_adapter import NEGATIVES, inspect_adapter, read_adapter
+from ..conditioning.ip_adapter import NEGATIVES, IPAdapterError, inspect_adapter, read_adapter
 from .runtime.ip_adapter import LoadedAdapter, apply_reference
 from .runtime.types import IPAdapter, Reference
 
@@ -16,7 +16,22 @@ folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir,
 folder_paths.folder_names_and_paths[FOLDER][1].update(EXTENSIONS)
 
 
-class LoadIPAdapter(io.ComfyNode):
+def _adapter_path(name: str | None) -> str:
+    """Where a file of the model folder lies; ComfyUI's resolver lets no name out of it.
+
+    Raises:
+        IPAdapterError: there is no such file.
+    """
+    path = folder_paths.get_full_path(FOLDER, name) if name else None
+    if path is None or not path.lower().endswith(tuple(EXTENSIONS)):
+        raise IPAdapterError(
+            f"ipadapter_name {name!r} is no adapter file: put a .safetensors or .bin file into "
+            "models/ipadapter and choose it."
+        )
+    return path
+
+
+class TroupeLoadIPAdapter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -46,18 +61,18 @@ class LoadIPAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ipadapter_name):
-        path = folder_paths.get_full_path(FOLDER, ipadapter_name) if ipadapter_name else None
-        return os.stat(path).st_mtime_ns if path else ""
+        if ipadapter_name is None:  # linked: not known yet
+            return ""
+        return os.stat(_adapter_path(ipadapter_name)).st_mtime_ns
 
     @classmethod
     def execute(cls, ipadapter_name) -> io.NodeOutput:
-        path = folder_paths.get_full_path_or_raise(FOLDER, ipadapter_name)
-        parts = read_adapter(path)
+        parts = read_adapter(_adapter_path(ipadapter_name))
         inspect_adapter(parts, ipadapter_name)
         return io.NodeOutput(LoadedAdapter(parts, ipadapter_name))
 
 
-class ApplyReference(io.ComfyNode):
+class TroupeApplyReference(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -140,4 +155,4 @@ class ApplyReference(io.ComfyNode):
         return io.NodeOutput(patched)
 
 
-NODES: list[type[io.ComfyNode]] = [LoadIPAdapter, ApplyReference]
+NODES: list[type[io.ComfyNode]] = [TroupeLoadIPAdapter, TroupeApplyReference]

@@ -9,16 +9,18 @@ which gives the region masks. `readers` go the other way: they read attributes o
 `python -m demo.world SHEET.png` draws a contact sheet.
 """
 
-from .captions import caption, draw_caption
+from .captions import MENTIONS, NAMES, caption, draw_caption, draw_words
 from .draws import Draws
 from .labels import REGIONS
 from .motion import ACTIONS, DANCES, Motion, draw_pose
 from .render import Rendered, render
 from .sample import (
+    Plan,
     Sample,
     attribute_labels,
     draw_sample,
     garment,
+    plan_sample,
     plate,
     portrait,
     sequence,
@@ -39,9 +41,9 @@ from .specs import (
 )
 
 __all__ = [
-    "ACTIONS", "DANCES", "JOINTS", "REGIONS", "STUDIO", "Angles", "Attire", "Background",
-    "Character", "Cloth", "Draws", "Motion", "Pose", "Rendered", "Sample", "Scene",
-    "attribute_labels", "caption", "character_held_out", "cloth_held_out", "combination_held_out",
-    "draw_caption", "draw_pose", "draw_sample", "draw_scene", "fit", "garment", "held_out",
-    "place", "plate", "portrait", "render", "sequence",
+    "ACTIONS", "DANCES", "JOINTS", "MENTIONS", "NAMES", "REGIONS", "STUDIO", "Angles", "Attire",
+    "Background", "Character", "Cloth", "Draws", "Motion", "Plan", "Pose", "Rendered", "Sample",
+    "Scene", "attribute_labels", "caption", "character_held_out", "cloth_held_out",
+    "combination_held_out", "draw_caption", "draw_pose", "draw_sample", "draw_scene", "draw_words",
+    "fit", "garment", "held_out", "place", "plan_sample", "plate", "portrait", "render", "sequence",
 ]  # fmt: skip

@@ -73,7 +73,8 @@ _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 _SUBJECTS = ("a {}person", "a {}figure", "a {}character", "a {}doll")
-_OPTIONAL = ("build", "skin", "hair", "mark", "upper", "lower", "shoes", "action", "place")
+# What a caption can mention or leave out.
+MENTIONS = ("build", "skin", "hair", "mark", "upper", "lower", "shoes", "action", "place")
 
 
 class _Speaker:
@@ -104,7 +105,7 @@ def describe_cloth(cloth: Cloth, draws: Draws | None = None, article: bool = Tru
 
 
 def describe_character(
-    character: Character, draws: Draws | None = None, mention: Collection[str] = _OPTIONAL
+    character: Character, draws: Draws | None = None, mention: Collection[str] = MENTIONS
 ) -> list[str]:
     """Noun phrases, for example ["long blonde hair", "glasses", "tan skin"]."""
     say = _Speaker(draws)
@@ -120,7 +121,7 @@ def describe_character(
 
 
 def describe_attire(
-    attire: Attire, draws: Draws | None = None, mention: Collection[str] = _OPTIONAL,
+    attire: Attire, draws: Draws | None = None, mention: Collection[str] = MENTIONS,
     article: bool = True,
 ) -> list[str]:  # fmt: skip
     say = _Speaker(draws)
@@ -149,19 +150,23 @@ def _listed(phrases: list[str]) -> str:
 
 def caption(scene: Scene, action: str, name: str = "") -> str:
     """The full description in plain words, the same every time."""
-    return _sentence(scene, action, None, _OPTIONAL, name)
+    return _sentence(scene, action, None, MENTIONS, name)
 
 
 def draw_caption(scene: Scene, action: str, draws: Draws) -> str:
     """A random wording that may leave attributes out; one in four is a list of tags."""
+    return draw_words(scene, action, draws)[0]
+
+
+def draw_words(
+    scene: Scene, action: str, draws: Draws, leave_out: Collection[str] = ()
+) -> tuple[str, frozenset[str]]:
+    """A random caption and what it mentions, names from MENTIONS; never what is in `leave_out`."""
     keep = draws.pick((1.0, 0.9, 0.7, 0.4))
-    mention = [item for item in _OPTIONAL if draws.chance(keep)]
-    if scene.attire.upper.kind == "dress" and "upper" not in mention and "lower" in mention:
-        mention.append("upper")
+    mention = [item for item in MENTIONS if draws.chance(keep) and item not in leave_out]
     name = draws.pick(NAMES) if draws.chance(0.2) else ""
-    if draws.chance(0.25):
-        return _tags(scene, action, draws, mention, name)
-    return _sentence(scene, action, draws, mention, name)
+    speak = _tags if draws.chance(0.25) else _sentence
+    return speak(scene, action, draws, mention, name), frozenset(mention)
 
 
 def _subject(say: _Speaker, scene: Scene, mention: Collection[str], name: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from .buckets import place_image
 from .checkpoint import load_vae
-from .errors import DatasetError
+from .errors import DatasetError, TrainingError
 from .objective import Batch
 from .plan import Plan
 from .tensorfile import DamagedFile, read_tensors, write_tensors
@@ -45,7 +45,12 @@ class Encoded:
     def _tensors(self, path: Path) -> dict[str, torch.Tensor]:
         if path in self._memory:
             return self._memory[path]
-        tensors, _ = read_tensors(path)
+        try:
+            tensors, _ = read_tensors(path)
+        except DamagedFile as error:
+            raise TrainingError(
+                f"A cache file was changed while training ({error}): start again."
+            ) from None
         size = sum(t.nbytes for t in tensors.values())
         if self._bytes + size <= MEMORY_LIMIT:
             self._memory[path] = tensors

@@ -111,25 +111,29 @@ def _stop_on_stdin(stop: threading.Event) -> None:
 
 
 def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threading.Event) -> int:
-    import torch
-
-    from .run import is_out_of_memory, out_of_memory_advice, run_job
-    from .settings import load_job, override
-
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
     job = None
     try:
+        from .run import run_job
+        from .settings import load_job, override
+
         job = load_job(job_path, override(list(assignments)))
         outcome = run_job(job, events, stop.is_set)
     except TrainingError as error:
         events.emit("error", kind=error.kind, message=str(error))
+        return REFUSED
+    except ImportError as error:
+        log.exception("A package is missing")
+        package = (error.name or "").partition(".")[0]
+        message = f"Training needs the Python package {package!r}: pip install {package}"
+        events.emit("error", kind="package", message=f"{message}, in ComfyUI's Python.")
         return REFUSED
     except OSError as error:
         log.exception("Reading or writing failed")
         events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
         return REFUSED
     except Exception as error:
+        from .run import is_out_of_memory, out_of_memory_advice
+
         if is_out_of_memory(error):
             log.error("%s", error)
             events.emit("error", kind="memory", message=out_of_memory_advice(job))

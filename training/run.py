@@ -82,6 +82,9 @@ class _Run:
         if found:
             self.state, self.saved_step = found, found.step
         self.events.emit("plan", **self.plan.summary(), resumed_from=self.state.step)
+        if self.plan.device.type == "cpu":  # there it costs nothing
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
         reused = self.state.step >= steps
         if not reused or not self._samples_exist():
             try:
@@ -110,7 +113,14 @@ class _Run:
         if self.state.step:
             restore(self.state, adapter, loop.optimizer)
         self._progress("model", 1, 1)
-        self.events.emit("phase", name="train", done=self.state.step, total=self.job.schedule.steps)
+        self.events.emit(
+            "phase",
+            name="train",
+            done=self.state.step,
+            total=self.job.schedule.steps,
+            layers=len(adapter.names),
+            parameters=sum(p.numel() for p in adapter.parameters()),
+        )
         self.saved_at = time.monotonic()
         loop.run(self.state.step, lambda step: self._after(step, adapter, loop, data))
         if self.state.step >= self.job.schedule.steps and self.job.samples.at_end:
@@ -232,6 +242,7 @@ class _Run:
         plot = plan.run_dir / "loss.png"
         plot_losses(state.losses, plot, job.name)
         samples = [s for s in planned(plan, state.step) if s.path.exists()]
+        self.states.finish(state)
         self.events.emit(
             "done",
             lora=lora,

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -90,6 +90,13 @@ class States:
         for old in self.files()[self._keep :]:
             old.unlink(missing_ok=True)
         return path
+
+    def finish(self, state: State) -> None:
+        """Keep of a finished run what a new export needs, and give the rest of the disk back."""
+        if state.optimizer:
+            self.save(replace(state, optimizer={}))
+        for old in self.files()[1:]:
+            old.unlink(missing_ok=True)
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """The newest good state, or None; damaged files are reported and removed.

@@ -42,12 +42,12 @@ def keep_lora(file: Path, folder: Path, stem: str, root: Path) -> str:
         if not target.exists():
             break
         if target.stat().st_size == file.stat().st_size and _sha256(target) == content:
-            return target.relative_to(root).as_posix()
+            return str(target.relative_to(root))
         number += 1
     part = target.with_name(f"{target.name}.part")
     shutil.copyfile(file, part)
     os.replace(part, target)
-    return target.relative_to(root).as_posix()
+    return str(target.relative_to(root))
 
 
 def _sha256(path: Path) -> str:
@@ -98,10 +98,12 @@ class LoraUse:
 
 
 def _find(name: str) -> Path:
-    path = find_below(folder_paths.get_folder_paths("loras"), name, "LoRA")
-    if path.suffix.lower() not in folder_paths.supported_pt_extensions or not path.is_file():
-        raise PathError(f"LoRA {name!r} is not a LoRA file: name a .safetensors file.")
-    return path
+    # core's own listing: it follows the links by which people share model folders
+    for listed in folder_paths.get_filename_list("loras"):
+        if os.path.normpath(listed) == os.path.normpath(name.strip()):
+            return Path(folder_paths.get_full_path_or_raise("loras", listed))
+    find_below(folder_paths.get_folder_paths("loras"), name, "LoRA")  # names what is wrong
+    raise PathError(f"LoRA {name!r} is not a LoRA file: name a .safetensors file.")
 
 
 def parse_weights(text: str, count: int) -> list[tuple[float, float]]:

@@ -52,7 +52,7 @@ def run_training(job: dict, folder: Path, name: str, on_event: Callable[[Event],
     folder.mkdir(parents=True, exist_ok=True)
     job_path, log_path = folder / f"{name}.job.json", folder / f"{name}.log"
     job_path.write_text(json.dumps(job, indent=2), "utf-8")
-    with open(log_path, "wb") as log_file, _start(job_path, log_file) as process:
+    with open(log_path, "ab") as log_file, _start(job_path, log_file) as process:
         events = _read_events(process)
         last: Event = {}
         try:
@@ -72,12 +72,14 @@ def run_training(job: dict, folder: Path, name: str, on_event: Callable[[Event],
 
 def _start(job_path: Path, log_file) -> subprocess.Popen:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    flags = {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {}
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), str(job_path), "--control", "stdin"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log_file,
         env=environment,
+        **flags,
     )
 
 

@@ -242,3 +242,21 @@ def test_a_vanished_picture_is_named(train, job_values, pictures, tmp_path):
     assert parse_job(values).dataset.items == items
     with pytest.raises(DatasetError, match="p3.png"):
         train({"dataset": {"items": items, "folder": ""}})
+
+
+def test_a_missing_package_is_named(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    with pytest.raises(ImportError) as error:
+        train()
+    assert error.value.name == "peft"
+    code = (
+        "import sys\nsys.path.insert(0, sys.argv[1])\nsys.modules['yaml'] = None\n"
+        "from training import cli\nsys.exit(cli.main([sys.argv[2]]))"
+    )
+    path = tmp_path / "job.yaml"
+    path.write_text("name: x\n")
+    command = [sys.executable, "-c", code, str(ROOT), str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    event = json.loads(result.stdout)
+    assert result.returncode == 2 and event["kind"] == "package"
+    assert "'yaml'" in event["message"] and "pip install" in event["message"]

@@ -19,14 +19,12 @@ from ...conditioning.ip_adapter import (
     token_grid,
 )
 from ...conditioning.ip_adapter.masks import Area
+from .polarity import is_told, told_by_id
 
 KEY = "troupe_references"
 
 # Keys and values beyond this are projected again in every step instead of being kept.
 CACHE_BYTES = 512 * 1024 * 1024
-
-# A guider's conditioning with one of these in its name is answered with the reference's absence.
-NEGATIVE_NAMES = ("neg", "uncond", "empty", "nocond")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +165,7 @@ class ReferenceRun:
             for cond in group or ()
             if "area" in cond and not isinstance(cond["area"][0], str)
         }
-        told = tuple(_is_told(group or (), named) for group in conds)
+        told = tuple(is_told(group or (), named) for group in conds)
         return Call(self, float(timestep.flatten()[0]), told, areas)
 
     def close(self) -> None:
@@ -248,44 +246,12 @@ def call_of(options: Mapping) -> Call:
     told = [index == 0 for index in range(max(indices) + 1)]
     named = getattr(getattr(run, "guider", None), "conds", {})
     for index, uuid in zip(indices, options.get("uuids") or (), strict=False):
-        names = [name for name, group in named.items() if any(c.get("uuid") == uuid for c in group)]
-        if len(names) == 1:
-            told[index] = told_by_name(names[0], named[names[0]])
+        known_by_id = told_by_id(uuid, named)
+        if known_by_id is not None:
+            told[index] = known_by_id
     sigmas = options.get("sigmas")
     sigma = None if sigmas is None else float(sigmas.flatten()[0])
     return Call(run, sigma, tuple(told))
-
-
-def told_by_name(name: str, conds: Sequence[Mapping] = ()) -> bool:
-    """Whether a guider's conditioning of this name is told the references."""
-    if name == "positive":
-        return True
-    if any(cond.get("prompt_type") == "negative" for cond in conds):
-        return False
-    return not any(word in name.lower() for word in NEGATIVE_NAMES)
-
-
-def _is_told(group: Sequence[Mapping], named: Mapping[str, Sequence[Mapping]]) -> bool:
-    """Find the guider's name for a conditioning list: by the object, then by the ids in it.
-
-    Ids alone do not do: for an area ComfyUI copies the positive conditioning, id included, into
-    the negative list.
-    """
-    ids = {cond.get("uuid") for cond in group}
-    by_object, by_ids, by_overlap = [], [], []
-    for name, conds in named.items():
-        members = {cond.get("uuid") for cond in conds}
-        if group is conds or any(cond is other for cond in group for other in conds):
-            by_object.append(name)
-        if ids == members:
-            by_ids.append(name)
-        if ids & members:
-            by_overlap.append(name)
-    for names in (by_object, by_ids, by_overlap):
-        if len(names) == 1:
-            return told_by_name(names[0], named[names[0]])
-    # A prompt the guider does not list is made for guidance on the way, and those are empty ones.
-    return any(cond.get("prompt_type") == "positive" for cond in group)
 
 
 def _area(area: Sequence[int], latent_hw: tuple[int, int]) -> Area:

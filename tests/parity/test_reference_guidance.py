@@ -258,7 +258,7 @@ def test_a_model_asked_without_a_guider_takes_core_s_order(trio, tiny_sdxl):
 def test_names_and_marks_decide(tiny_sdxl):
     import importlib
 
-    name = tiny_sdxl.runtime.__name__.replace(".ip_adapter", ".reference_run")
+    name = tiny_sdxl.runtime.__name__.replace(".ip_adapter", ".polarity")
     told = importlib.import_module(name).told_by_name
     assert all(told(name) for name in ("positive", "positive_2", "cond1", "refine"))
     assert not any(told(n) for n in ("negative", "neg", "uncond", "empty_negative_prompt"))

@@ -334,6 +334,8 @@ def test_attention_overrides_and_precision_reach_the_references(apply):
 
 
 def test_keys_and_values_are_projected_once_a_run(apply):
+    import comfy.model_management
+
     model = apply()
     weights = patches(model)[("middle", 0, 0)].references[0].weights
     counted = []
@@ -346,6 +348,8 @@ def test_keys_and_values_are_projected_once_a_run(apply):
     assert len(counted) == 4 * layers  # keys and values, with and without the reference
     tiny.sample(model, steps=2)
     assert len(counted) == 8 * layers
+    assert weights.patcher in comfy.model_management.loaded_models()
+    assert weights.patcher.model_size() == sum(p.nbytes for p in weights.module.parameters())
     for handle in handles:
         handle.remove()
 

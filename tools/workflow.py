@@ -10,6 +10,7 @@ from typing import Any
 
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DECORATION = {"Note", "MarkdownNote"}
+SEEDS = {"seed", "noise_seed"}  # the editor adds its "control after generate" to these by name
 
 
 class WorkflowError(ValueError):
@@ -69,7 +70,7 @@ def _read(node: dict, name: str, declared: list, queue: list) -> Iterator[tuple[
     if not is_widget or options.get("forceInput"):
         return
     yield name, _pop(node, name, queue)
-    if options.get("control_after_generate"):
+    if options.get("control_after_generate") or (kind == "INT" and name in SEEDS):
         _pop(node, "control_after_generate", queue)
     if any(key.endswith("_upload") and options[key] for key in options):
         _pop(node, "upload", queue)

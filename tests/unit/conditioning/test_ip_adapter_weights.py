@@ -177,8 +177,13 @@ class Evil:
         ("broken.safetensors", b"\x10\0\0\0\0\0\0\0{not json", "cannot be read as model weights"),
         ("short.bin", b"PK\3\4", "cannot be read as model weights"),
         ("empty.bin", b"", "cannot be read as model weights"),
-        ("evil.bin", pickle.dumps({"image_proj": Evil()}), "cannot be read as model weights"),
+        (
+            "evil.bin",
+            pickle.dumps({"image_proj": Evil()}, protocol=2),
+            "cannot be read as model weights",
+        ),
     ],
+    ids=["broken", "short", "empty", "evil"],
 )
 def test_files_that_cannot_be_read(tmp_path, monkeypatch, name, content, message):
     monkeypatch.chdir(tmp_path)

@@ -205,7 +205,7 @@ MISTAKES = {
     "face_id": ({"adapter": face_id_adapter}, ("is a FaceID adapter", "not supported yet")),
     "short": (
         {"adapter": short_adapter},
-        ("15 cross attentions", "17 cross attentions", "trained for this model"),
+        ("'short.safetensors' is made for another UNet", "trained for this model"),
     ),
     "broken": ({"adapter": broken_adapter}, ("'broken.bin' cannot be read", "download")),
     "encoder": (

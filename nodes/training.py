@@ -355,7 +355,8 @@ def _train_result(
 ) -> io.NodeOutput:
     path = _loras_folder() / name
     with torch.inference_mode(False):  # plain tensors, which other nodes may train on
-        lora = comfy.utils.load_torch_file(str(path), safe_load=True)
+        tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
+        lora = {key: tensor.clone() for key, tensor in tensors.items()}  # lets go of the file
         samples = _picture_batch([sample_picture(*pair) for pair in done["samples"]])
         plot = _picture_batch([sample_picture(done["plot"], None)])
     losses = json.loads(Path(done["losses"]).read_text("utf-8"))["loss"]

@@ -18,10 +18,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from .errors import TrainingError
 from .events import Events
+
+if TYPE_CHECKING:
+    from .job import TrainingJob
 
 DONE, BROKEN, REFUSED, STOPPED, NO_MEMORY = 0, 1, 2, 3, 4
 
@@ -110,13 +113,25 @@ def _stop_on_stdin(stop: threading.Event) -> None:
             return
 
 
+def _with_tokenizer(job: "TrainingJob") -> "TrainingJob":
+    """The job with a ComfyUI's tokenizer where it names none: of COMFYUI_PATH or around us."""
+    around = list(Path(__file__).resolve().parents)[3:4]  # ComfyUI/custom_nodes/PACK/training
+    homes = [os.environ.get("COMFYUI_PATH", ""), *around]
+    for home in homes:
+        folder = Path(home) / "comfy" / "sd1_tokenizer"
+        if not job.base.tokenizer and home and folder.is_dir():
+            base = job.base.model_copy(update={"tokenizer": str(folder)})
+            job = job.model_copy(update={"base": base})
+    return job
+
+
 def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threading.Event) -> int:
     job = None
     try:
         from .run import run_job
         from .settings import load_job, override
 
-        job = load_job(job_path, override(list(assignments)))
+        job = _with_tokenizer(load_job(job_path, override(list(assignments))))
         outcome = run_job(job, events, stop.is_set)
     except TrainingError as error:
         events.emit("error", kind=error.kind, message=str(error))

@@ -19,6 +19,7 @@ from .errors import JobError
 from .job import TrainingJob
 from .presets import PRESETS
 
+ENGINE = 1  # raise it when the same job gives other weights than before
 PATHS = (
     "base.checkpoint",
     "base.tokenizer",
@@ -256,5 +257,6 @@ def identity_digest(job: TrainingJob, decided: Mapping[str, Any], **content: str
                 value = value[name]
             values[item.path] = value
     values |= {"adapter.alpha": job.alpha, **decided}
-    text = json.dumps({"settings": values, "content": content}, sort_keys=True)
+    identity = {"engine": ENGINE, "settings": values, "content": content}
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

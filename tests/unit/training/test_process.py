@@ -260,3 +260,46 @@ def test_a_missing_package_is_named(train, tmp_path, monkeypatch):
     event = json.loads(result.stdout)
     assert result.returncode == 2 and event["kind"] == "package"
     assert "'yaml'" in event["message"] and "pip install" in event["message"]
+
+
+def test_running_out_of_memory_says_what_would_fit(job_values, tmp_path, monkeypatch):
+    import io
+    import threading
+
+    from training import Events, cli
+
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(job_values), "utf-8")
+    errors = {
+        torch.OutOfMemoryError("CUDA out of memory"): 4,
+        MemoryError(): 4,
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"): 4,
+        RuntimeError("something else"): 1,
+        OSError(28, "No space left on device"): 2,
+    }
+    for error, code in errors.items():
+
+        def fails(*_, error=error):
+            raise error
+
+        monkeypatch.setattr("training.run.run_job", fails)
+        stream = io.StringIO()
+        assert cli._run(path, [], Events(stream), threading.Event()) == code, error
+        event = json.loads(stream.getvalue())
+        assert event["event"] == "error"
+        if code == 4:
+            assert event["kind"] == "memory"
+            assert "gradient_checkpointing" in event["message"]
+            assert "resolution" in event["message"]
+
+
+def test_the_tokenizer_of_a_comfyui_is_found(job_values, tmp_path, monkeypatch):
+    from training import cli, parse_job
+
+    folder = tmp_path / "comfy" / "sd1_tokenizer"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    own = parse_job(job_values)
+    assert cli._with_tokenizer(own) == own
+    without = parse_job(merge(job_values, {"base": {"tokenizer": ""}}))
+    assert cli._with_tokenizer(without).base.tokenizer == str(folder)

@@ -181,7 +181,9 @@ class TroupeTimeline(io.ComfyNode):
         joint = make_transition(
             transition, transition_duration, transition_easing, transition_softness
         )
-        ordered = [shot for shot in shots.values() if shot is not None]
+        # A prompt may name its inputs in any order; the number in the name is what counts.
+        numbered = sorted(shots.items(), key=lambda item: int(item[0].removeprefix("shot")))
+        ordered = [shot for _, shot in numbered if shot is not None]
         film = assemble(ordered, fps, width, height, joint, sound_of_audio(audio))
         return io.NodeOutput(LazyVideo(film))
 

@@ -8,7 +8,7 @@ The way of a film, in order:
    `assemble` checks them and fills in defaults. `rational` turns 23.976 into 24000/1001.
 3. `render`: frame i of a film on demand: `framing` (fit, `camera`) makes one frame of one shot,
    `transitions` mixes two of them with an `easing`. All in 8 bit; what does not change is not made.
-4. `encode`: frames and sound into a file by one of the `presets`.
+4. `encode`: frames and sound into a file by one of the `presets`; `files` shows it when complete.
 
 Nothing here knows ComfyUI; `nodes/runtime/lazy_video.py` makes a film a core VIDEO.
 """
@@ -17,8 +17,9 @@ from .assemble import assemble, make_transition
 from .camera import MOVES, Move, View, camera_move
 from .decode import open_video
 from .easing import EASINGS
-from .encode import encode
+from .encode import REWRITABLE, encode, rewrite
 from .errors import VideoError
+from .files import whole_file
 from .framing import FITS
 from .presets import PRESETS, Preset, preset_named, with_quality
 from .rational import exact_rate, nearest, seconds
@@ -40,6 +41,7 @@ __all__ = [
     "FITS",
     "MOVES",
     "PRESETS",
+    "REWRITABLE",
     "TRANSITIONS",
     "FilmSource",
     "Move",
@@ -65,10 +67,12 @@ __all__ = [
     "pictures_from_tensor",
     "pictures_in_folder",
     "preset_named",
+    "rewrite",
     "sample_count",
     "seconds",
     "sound_format",
     "sound_of_file",
     "sound_of_film",
+    "whole_file",
     "with_quality",
 ]

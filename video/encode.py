@@ -7,18 +7,18 @@ pictures it belongs to.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, suppress
 from typing import IO, Any
 
 import numpy as np
 
 from .ahead import ahead
 from .errors import VideoError
+from .files import REMEDIES, explained, whole_file
 from .presets import Preset, preset_named
 from .render import Renderer
 from .sound import LAYOUTS, mix, sound_format
@@ -33,17 +33,9 @@ MAX_THREADS = 16  # of an encoder: more of them cost memory and delay, not time
 SCALER = 0x2 | 0x40000 | 0x4000  # bilinear, accurate rounding, chroma from all pixels
 BT709 = 1  # the value of this matrix, of its primaries and of its transfer curve
 RGB_MATRIX = 0
+REWRITABLE = ("mp4", "mov", "webm")  # muxers; Matroska does not keep decoding times of B-frames
 SRGB_CURVE = 13
 LIMITED_RANGE, FULL_RANGE = 1, 2
-
-REMEDIES = {  # what a disk may answer, and what to do about it
-    errno.ENOSPC: "the disk is full: free some space",
-    errno.EDQUOT: "the disk quota is used up: free some space",
-    errno.EFBIG: "the file grew larger than this disk or process may write: shorten the film",
-    errno.EACCES: "the folder may not be written to: choose another place",
-    errno.EROFS: "the folder may not be written to: choose another place",
-    errno.ENOENT: "its folder does not exist: make it or choose another place",
-}
 
 
 def encode(
@@ -71,38 +63,53 @@ def encode(
     """
     chosen = preset_named(preset) if isinstance(preset, str) else preset
     muxer = container or chosen.container
-    if not isinstance(target, (str, os.PathLike)):
-        with _explained("the file in memory"):
-            _write(film, target, muxer, chosen, metadata, progress)
-        return
-    path = os.fspath(target)
-    part = path + ".part"
-    try:
-        with _explained(os.path.basename(path)):
-            open(part, "wb").close()  # tells a wrong place from what the encoder may refuse
+    if isinstance(target, (str, os.PathLike)):
+        with whole_file(target) as part:
             _write(film, part, muxer, chosen, metadata, progress)
-            _flush(part)
-            os.replace(part, path)
-    except BaseException:
-        with suppress(OSError):
-            os.remove(part)
-        raise
+    else:
+        with explained("the file in memory"):
+            _write(film, target, muxer, chosen, metadata, progress)
 
 
-def _flush(path: str) -> None:
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
+def rewrite(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    container: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a file that `encode` wrote once more, with other metadata: packets are copied as is.
 
+    Only for muxers in REWRITABLE.
 
-@contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turns what the disk refuses into a message that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in REMEDIES:
+    Raises:
+        VideoError: the disk is full.
+    """
+    import av
+
+    with whole_file(target) as part, av.open(os.fspath(source)) as file:
+        output = _opened(part, container, metadata)
+        try:
+            copies = {stream: output.add_stream_from_template(stream) for stream in file.streams}
+            for stream, copy in copies.items():
+                copy.time_base = stream.time_base  # older PyAV takes another, which rounds times
+            for packet in file.demux():
+                if packet.size:  # the packet that ends each stream is empty
+                    packet.stream = copies[packet.stream]
+                    output.mux(packet)
+        except BaseException:
+            with suppress(Exception):
+                output.close()
             raise
-        raise VideoError(f"Cannot write {name}: {REMEDIES[error.errno]}.") from error
+        output.close()
+
+
+def _opened(file: str | IO[bytes], muxer: str, metadata: Mapping[str, Any] | None):
+    import av
+
+    output = av.open(file, mode="w", format=muxer, options=_muxer_options(muxer, file))
+    for key, value in (metadata or {}).items():
+        output.metadata[key] = value if isinstance(value, str) else json.dumps(value)
+    return output
 
 
 def _write(
@@ -113,12 +120,8 @@ def _write(
     metadata: Mapping[str, Any] | None,
     progress: Progress | None,
 ) -> None:
-    import av
-
-    output = av.open(file, mode="w", format=muxer, options=_muxer_options(muxer, file))
+    output = _opened(file, muxer, metadata)
     try:
-        for key, value in (metadata or {}).items():
-            output.metadata[key] = value if isinstance(value, str) else json.dumps(value)
         video, sound = _add_streams(output, film, preset)
         total = film.frame_count
         with closing(ahead(_video_frames(film, preset), FRAMES_AHEAD)) as frames:

@@ -23,6 +23,7 @@ import torch
 from comfy_api.v0_0_2 import Input, Types
 
 from ...video import (
+    REWRITABLE,
     Preset,
     Renderer,
     Timeline,
@@ -31,8 +32,10 @@ from ...video import (
     mix,
     nearest,
     preset_named,
+    rewrite,
     sample_count,
     sound_format,
+    whole_file,
     with_quality,
 )
 
@@ -56,7 +59,8 @@ MEMORY_SHARE = 0.9  # of the free memory that an IMAGE may take
 class _Saved:
     """A file this film was written to, and how to tell that nobody changed it."""
 
-    settings: tuple[Preset, str, str]  # preset, muxer, digest of the metadata
+    settings: tuple[Preset, str]  # preset and muxer
+    metadata: str  # a digest
     path: str
     stamp: tuple[int, int]
 
@@ -191,20 +195,34 @@ class LazyVideo(Input.Video):
         muxer: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Encode the film, or copy what an earlier call encoded with the same settings."""
+        """Encode the film, or copy what an earlier call encoded with the same settings.
+
+        Other metadata (the prompt, which differs each time) only needs the packets copied.
+        """
         muxer = muxer or preset.container
-        settings = (preset, muxer, _digest(metadata))
         if not isinstance(target, (str, os.PathLike)):
             self._encode(target, preset, muxer, metadata)
             return
         path = os.path.abspath(os.fspath(target))
-        earlier = next((s for s in self._saved if s.settings == settings and s.untouched()), None)
+        described = _digest(metadata)
+        earlier = self._earlier((preset, muxer), described)
         if earlier is None:
             self._encode(path, preset, muxer, metadata)
+        elif earlier.metadata != described:
+            rewrite(earlier.path, path, muxer, metadata)
         elif earlier.path != path:
-            _copy(earlier.path, path)
+            with whole_file(path) as part:
+                shutil.copyfile(earlier.path, part)
         self._saved = [saved for saved in self._saved if saved.path != path]
-        self._saved.append(_Saved(settings, path, _stamp(path)))
+        self._saved.append(_Saved((preset, muxer), described, path, _stamp(path)))
+
+    def _earlier(self, settings: tuple[Preset, str], described: str) -> _Saved | None:
+        """A file to copy, best one with the same metadata."""
+        usable = [s for s in self._saved if s.settings == settings and s.untouched()]
+        best = max(usable, key=lambda saved: saved.metadata == described, default=None)
+        if best and best.metadata != described and settings[1] not in REWRITABLE:
+            return None
+        return best
 
     def _encode(self, target, preset: Preset, muxer: str, metadata: Mapping[str, Any] | None):
         progress = _Progress(self.film.frame_count)
@@ -245,17 +263,6 @@ def _chosen(path: object, container: str, codec: str) -> tuple[Preset, str]:
         known = ", ".join(PRESET_OF_CODEC)
         raise VideoError(f"Cannot write codec {codec!r}: use one of {known}.")
     return preset_named(PRESET_OF_CODEC[codec]), MUXERS[container]
-
-
-def _copy(source: str, target: str) -> None:
-    part = target + ".part"
-    try:
-        shutil.copyfile(source, part)
-        os.replace(part, target)
-    except BaseException:
-        if os.path.exists(part):
-            os.remove(part)
-        raise
 
 
 def _refuse_if_too_large(shape: tuple[int, int, int, int]) -> None:

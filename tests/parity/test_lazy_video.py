@@ -208,6 +208,38 @@ def test_the_same_save_twice_is_a_copy(house, lazy, tmp_path, monkeypatch):
     second.unlink()
     with pytest.raises(TypeError):  # nothing left to copy: it has to encode
         lazy.save_to(str(third), metadata={"prompt": {}})
+    assert not third.exists()
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.webm", "film.mov"])
+def test_other_metadata_only_copies_packets(house, lazy, tmp_path, monkeypatch, name):
+    first, second = tmp_path / name, tmp_path / f"again_{name}"
+    lazy.save_to(str(first), metadata={"prompt": {"1": "first"}})
+    monkeypatch.setattr(house.lazy, "encode", None)
+    lazy.save_to(str(second), metadata={"prompt": {"2": "second"}, "workflow": {}})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, f"again_{name}"])
+    contents = []
+    for path in (first, second):
+        with av.open(str(path)) as container:
+            metadata = {key.lower(): value for key, value in container.metadata.items()}
+            facts = [
+                (s.codec_context.name, s.average_rate, s.codec_context.colorspace)
+                if s.type == "video"
+                else (s.codec_context.name, s.codec_context.sample_rate)
+                for s in container.streams
+            ]
+            frames = [
+                (frame.pts, frame.to_ndarray().tobytes()) for frame in container.decode(video=0)
+            ]
+            container.seek(0)
+            sound = [
+                (frame.pts, frame.to_ndarray().tobytes()) for frame in container.decode(audio=0)
+            ]
+        contents.append((facts, frames, sound))
+    assert contents[0] == contents[1]
+    assert len(contents[0][1]) == FRAMES and contents[0][2]
+    assert json.loads(metadata["prompt"]) == {"2": "second"}
+    assert json.loads(metadata["workflow"]) == {}
 
 
 def test_an_image_that_does_not_fit_into_memory_is_refused(house):
@@ -245,9 +277,10 @@ def test_shots_of_core_videos(house, tmp_path):
         assert (got.images - expected.images).abs().mean() < 1 / 255
         assert (got.images - expected.images).abs().max() < 6 / 255
         samples = expected.audio["waveform"].shape[-1]
-        difference = got.audio["waveform"][..., :samples] - expected.audio["waveform"][
-            ..., : got.audio["waveform"].shape[-1]
-        ]
+        difference = (
+            got.audio["waveform"][..., :samples]
+            - expected.audio["waveform"][..., : got.audio["waveform"].shape[-1]]
+        )
         assert abs(got.audio["waveform"].shape[-1] - samples) <= 1024
         assert difference.abs().max() < 2e-3
 

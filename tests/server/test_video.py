@@ -88,6 +88,21 @@ def test_stills_become_a_film(server, pictures):
     assert server.client.view(**outputs["save"]["images"][0]) == path.read_bytes()
 
 
+def test_shots_play_by_number(server, pictures):
+    """A prompt is JSON; the order of its keys means nothing, and shot10 comes after shot9."""
+    graph = slideshow(pictures)
+    order = {10: "shot0", 0: "shot2", 9: "shot1"}
+    inputs = graph["film"]["inputs"]
+    for number in range(3):
+        del inputs[f"shots.shot{number}"]
+    inputs |= {f"shots.shot{number}": [name, 0] for number, name in order.items()}
+    path = saved_file(server, server.client.run(graph | {"save": save("film")}))
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24")[36, 64] for frame in container.decode(video=0)]
+    for index, colour in ((0, (40, 200, 40)), (30, (20, 60, 200)), (-1, (200, 120, 90))):
+        assert np.abs(frames[index].astype(int) - colour).max() <= 12
+
+
 def test_core_nodes_take_the_film(server, pictures):
     graph = slideshow(pictures) | {
         "trim": node(

@@ -16,7 +16,7 @@ def _checked(name: str, what: str) -> str:
         raise PathError(f"{what} is empty: give a name relative to ComfyUI's folders.")
     windows_drive = len(text) > 1 and text[1] == ":"
     if "\0" in text or windows_drive or os.path.isabs(text) or text.startswith(("/", "\\")):
-        raise PathError(f"{what} {name!r} must be a relative name without a drive or a leading slash.")
+        raise PathError(f"{what} {name!r} must be a relative name: no drive, no leading slash.")
     if ".." in text.replace("\\", "/").split("/"):
         raise PathError(f"{what} {name!r} must not contain '..'.")
     return text
@@ -62,7 +62,9 @@ def input_file(name: str, what: str) -> Path:
     return path
 
 
-def save_location(filename_prefix: str, what: str, base: str | None = None) -> tuple[Path, str, int, str]:
+def save_location(
+    filename_prefix: str, what: str, base: str | None = None
+) -> tuple[Path, str, int, str]:
     """(folder, file stem, counter, subfolder relative to output) for a new file below `base`.
 
     `base` is a folder inside ComfyUI's output directory, by default that directory itself.

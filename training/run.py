@@ -96,8 +96,10 @@ class _Run:
         return self._finish(reused)
 
     def _describe(self) -> None:
-        text = json.dumps(self.job.model_dump(mode="json"), indent=2)
-        write_bytes(self.plan.run_dir / "job.json", text.encode())
+        import yaml
+
+        text = yaml.safe_dump(self.job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_bytes(self.plan.run_dir / "job.yaml", text.encode())
         for issue in self.plan.dataset.issues:
             if issue.severity in ("error", "warning"):
                 self.events.warn(f"{issue.path}: {issue.message}")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from training import TrainingError, parse_job
+from training import TrainingError, load_job, parse_job
 from training.buckets import Placement
 from training.optimize import rate_factor
 from training.plot import plot_losses, running_mean
@@ -78,10 +78,11 @@ def test_a_finished_run(train):
     run = outcome.lora.parent
     kept = {p.name for p in run.iterdir()}
     assert kept == {
-        *("events.jsonl", "job.json", "lock", "lora.safetensors", "loss.png", "losses.json"),
+        *("events.jsonl", "job.yaml", "lock", "lora.safetensors", "loss.png", "losses.json"),
         *("samples", "states"),
     }
     assert [json.loads(x) for x in open(run / "events.jsonl")] == events
+    assert load_job(run / "job.yaml").adapter.rank == 4
     phases = {e["name"] for e in events if e["event"] == "phase"}
     assert phases == {"latents", "text", "model", "train", "sample", "export"}
 

@@ -72,9 +72,9 @@ def run(output: Path, canvas: int, frames: int) -> dict[str, Any]:
         stages["start"] = time.monotonic() - since
         with PeakMemory(server.pid) as memory:
             outputs, watch = follow(server, prompt)
+        results = collect(server, output, prompt, outputs)
         log = server.log_text()
     stages |= watch.seconds
-    results = collect(output, base, prompt, outputs)
     report = {
         "workflow": str(WORKFLOW.relative_to(ROOT)),
         "nodes": watch.order,
@@ -110,24 +110,35 @@ def _tell(prompt: dict[str, Any], event: Event) -> None:
         print(f"- {prompt[event.data['node']]['_meta']['title']}", flush=True)
 
 
+# What a node shows goes into these files; a "%" takes the name that the node gave.
+KEPT = {
+    "TroupeSaveVideo": "film.mp4",
+    "TroupeTrainLora": "%",
+    "SaveImage": "%",
+    "TroupeLoadDataset": "contact_sheet.png",
+    "TroupeComposeScene": "scene_sheet_{n}.png",
+    "PreviewImage": "samples.png",
+}
+
+
 def collect(
-    output: Path, base: Path, prompt: dict[str, Any], outputs: dict[str, Any]
+    server: ComfyServer, output: Path, prompt: dict[str, Any], outputs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Copy the film, the LoRA and the pictures to `output`; what was copied."""
-    pictures = []
-    found: dict[str, Any] = {"pictures": pictures}
-    for node_id, values in outputs.items():
+    """Fetch the film, the LoRA, the pictures and the sheets into `output`; their names."""
+    found: dict[str, Any] = {"pictures": [], "sheets": []}
+    for node_id, shown in outputs.items():
         kind = prompt[node_id]["class_type"]
-        for item in (entry for value in values.values() for entry in value):
-            if not isinstance(item, dict) or item.get("type") != "output":
+        for item in (entry for value in shown.values() for entry in value):
+            if kind not in KEPT or not isinstance(item, dict) or "filename" not in item:
                 continue
-            source = base / "output" / item["subfolder"] / item["filename"]
-            if kind == "TroupeSaveVideo":
-                shutil.copyfile(source, output / "film.mp4")
-            elif kind == "TroupeTrainLora":
-                found["lora"] = shutil.copyfile(source, output / source.name).name
-            elif kind == "SaveImage":
-                pictures.append(shutil.copyfile(source, output / source.name).name)
+            if kind == "TroupeTrainLora" and item["type"] != "output":
+                continue
+            name = KEPT[kind].replace("%", item["filename"]).format(n=len(found["sheets"]))
+            (output / name).write_bytes(server.client.view(**item))
+            if kind == "TroupeTrainLora":
+                found["lora"] = name
+            elif kind != "TroupeSaveVideo":
+                found["pictures" if kind == "SaveImage" else "sheets"].append(name)
     return found
 
 

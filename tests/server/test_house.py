@@ -25,9 +25,10 @@ NODE_CLASS_MAPPINGS = {}
 """
 
 STARTER = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from tools.server import ComfyServer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells ignore it
 with ComfyServer(Path(sys.argv[1]), cpu=True, pack=Path(sys.argv[2])) as server:
     print(json.dumps([server.pid, server.url]), flush=True)
     time.sleep(600)

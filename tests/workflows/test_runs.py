@@ -37,13 +37,14 @@ def pictures(server, shown: dict) -> list[np.ndarray]:
 
 
 def test_train_lora(ready):
+    before = len(ready.log_text())
     _, outputs = run(ready, "train_lora")
     (file,) = outputs["Train LoRA"]["files"]
     assert (ready.output_dir / "loras" / "troupe" / file["filename"]).is_file()
     assert "300 steps" in outputs["Train LoRA"]["text"][0]
     (picture,) = pictures(ready, outputs["Picture with the LoRA"])
     assert picture.std() > 1
-    assert "lora key not loaded" not in ready.log_text()
+    assert "lora key not loaded" not in ready.log_text()[before:]
 
 
 def test_compose_scene(ready):
@@ -66,6 +67,8 @@ def check_film(server, prompt: dict, shown: dict) -> None:
     shots = [prompt[timeline[key][0]]["inputs"] for key in timeline if key.startswith("shots.")]
     seconds = sum(s["duration"] for s in shots) - sum(s["transition_duration"] for s in shots[1:])
     assert frames == round(seconds * timeline["fps"])
+    for node in embedded.values():
+        node.pop("is_changed", None)  # ComfyUI's own note
     assert embedded == prompt
 
 
@@ -75,8 +78,9 @@ def test_pose_sequence_to_film(ready):
 
 
 def test_full_pipeline(ready):
+    before = len(ready.log_text())
     prompt, outputs = run(ready, "full_pipeline")
     check_film(ready, prompt, outputs["Film"])
     for scene in ("Wide", "Close"):
         assert len(pictures(ready, outputs[f"{scene} scene: pictures"])) == FRAMES
-    assert "lora key not loaded" not in ready.log_text()
+    assert "lora key not loaded" not in ready.log_text()[before:]

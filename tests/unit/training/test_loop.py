@@ -102,8 +102,8 @@ def test_the_same_job_is_not_trained_twice(train):
 
 def test_training_lowers_the_loss_it_is_given(make_loop):
     changes = {
-        "schedule": {"steps": 40, "kind": "constant"},
-        "optimizer": {"learning_rate": 0.02},
+        "schedule": {"steps": 80, "kind": "constant"},
+        "optimizer": {"learning_rate": 0.002},
         "adapter": {"rank": 8, "alpha": 8.0},
     }
     plan, adapter, _, loop = make_loop(changes)

@@ -1,0 +1,16 @@
+"""Training of the miniature models on the drawn world, in bounded and resumable slices of time.
+
+Stages, in order; each is `python -m demo.train.<stage> --minutes M`, run again to go on:
+
+1. `vae`         the autoencoder (TAESD layout) on crops of pictures
+2. `clip`        both text encoders and the vision encoder, on captions and pictures
+3. `latents`     encodes a fixed set of training pictures once, for all later stages
+4. `unet`        the diffusion model
+5. `controlnet`  the openpose ControlNet on the frozen UNet
+6. `ip_adapter`  IP-Adapter Plus on the frozen UNet and vision encoder
+7. `evaluate`    samples, reads the pictures, prints what came true
+8. `export`      writes the models in the formats of the real files
+
+`loop` runs a stage, `runs` keeps its files, `tokens` turns captions into token ids. Every step
+depends on (seed, step) alone, so an interrupted run ends like an uninterrupted one.
+"""

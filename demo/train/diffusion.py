@@ -1,0 +1,104 @@
+"""What all diffusion stages share: noise, loss, size conditioning, frozen models."""
+
+import torch
+
+from .. import modules
+from ..world import Draws, Plan
+from ..world.captions import draw_words
+from .clip import encode_text
+from .config import CONFIG
+from .runs import load_weights
+from .tokens import tokenize, use_small_table
+
+SNR_GAMMA = 5.0
+EMPTY_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
+
+
+def scheduler():
+    """SDXL's noise schedule (scaled linear betas, eps)."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+        num_train_timesteps=1000, prediction_type="epsilon", clip_sample=False,
+    )  # fmt: skip
+
+
+def load_text(device: torch.device):
+    """Both text encoders, frozen."""
+    built = []
+    for name, build in (("text_l", modules.build_text_l), ("text_g", modules.build_text_g)):
+        text = build(CONFIG)
+        use_small_table(text, CONFIG.text_width)
+        text.load_state_dict(load_weights("clip", name))
+        built.append(text.to(device).eval().requires_grad_(False))
+    return tuple(built)
+
+
+def load_frozen(stage: str, name: str, build, device: torch.device):
+    """A finished module of another stage, frozen."""
+    module = build(CONFIG)
+    module.load_state_dict(load_weights(stage, name))
+    return module.to(device).eval().requires_grad_(False)
+
+
+def time_ids(size: tuple[int, int], draws: Draws | None = None) -> list[float]:
+    """SDXL's six numbers: original (height, width), crop (top, left), target (height, width).
+
+    Mostly the plain truth. In a third of the samples the first four are anything a data set may
+    hold, so that the model learns to live with pictures that were scaled or cropped.
+    """
+    width, height = size
+    original, crop = (height, width), (0, 0)
+    if draws is not None and draws.chance(0.33):
+        factor = draws.between(0.75, 8.0)
+        original = (round(height * factor), round(width * factor))
+        if draws.chance(0.5):
+            crop = (draws.below(height // 2), draws.below(width // 2))
+    return [float(value) for value in (*original, *crop, height, width)]
+
+
+def captions(plans: list[Plan], draws: Draws, leave_out: list | None = None) -> list[str]:
+    """A fresh wording for every sample; one in ten is empty."""
+    texts = []
+    for i, plan in enumerate(plans):
+        hidden = leave_out[i] if leave_out else ()
+        text, _ = draw_words(plan.scene, plan.pose.action, draws, hidden)
+        texts.append("" if draws.chance(EMPTY_CAPTION) else text)
+    return texts
+
+
+def text_batch(plans: list[Plan], size: tuple[int, int], draws: Draws, leave_out=None) -> dict:
+    """Token ids and time ids of a batch, on the CPU."""
+    return {
+        "ids": tokenize(captions(plans, draws, leave_out)),
+        "time_ids": torch.tensor([time_ids(size, draws) for _ in plans]),
+    }
+
+
+def conditioning(texts, batch) -> dict:
+    """Keyword arguments of a UNet or ControlNet call."""
+    with torch.no_grad():
+        context, pooled = encode_text(*texts, batch["ids"])
+    return {
+        "encoder_hidden_states": context,
+        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": batch["time_ids"]},
+    }
+
+
+def noised(noise_schedule, latents: torch.Tensor, generator: torch.Generator):
+    """(noisy latents, noise, timesteps): timesteps uniform over the whole schedule."""
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+    count = noise_schedule.config.num_train_timesteps
+    steps = torch.randint(0, count, (len(latents),), generator=generator, device=latents.device)
+    return noise_schedule.add_noise(latents, noise, steps), noise, steps
+
+
+def weighted_loss(noise_schedule, predicted, noise, steps):
+    """Min-SNR weighted error (Hang et al. 2023, equation 9, for eps), and the plain one."""
+    from diffusers.training_utils import compute_snr
+
+    error = (predicted - noise).pow(2).mean(dim=(1, 2, 3))
+    snr = compute_snr(noise_schedule, steps)
+    weight = snr.clamp(max=SNR_GAMMA) / snr
+    return (weight * error).mean(), {"error": error.mean().detach()}

@@ -1,0 +1,254 @@
+"""Stage 6: IP-Adapter Plus, on the frozen UNet and vision encoder.
+
+Every sample may have three references, each for its own region, as the pack's scene nodes use them:
+a portrait for the head, a garment on a doll for the outfit, an empty plate for the background.
+Regions come from the pack (soft masks from the skeleton), layers from its table of roles. What a
+reference shows is mostly left out of the caption, so that it must be taken from the reference; what
+it does not show stays in the caption, so that the rest keeps following the words.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from conditioning import ROLES, regions_from_poses
+from conditioning.ip_adapter.masks import mask_tokens
+from conditioning.ip_adapter.projectors import PlusProjector
+from conditioning.pose import Person, PoseFrame
+
+from .. import modules, nano
+from ..world import Draws
+from .clip import encode_pictures, reference_picture
+from .config import CONFIG
+from .controlnet import control_picture
+from .diffusion import (
+    conditioning,
+    load_frozen,
+    load_text,
+    noised,
+    scheduler,
+    text_batch,
+    weighted_loss,
+)
+from .latents import LatentSet
+from .loop import Plan, arguments, run_stage
+from .runs import Run
+
+PLAN = Plan(steps=40_000, learning_rate=4e-4, warmup=300, weight_decay=0.01, average=0.999)
+ROLE_NAMES = ("character", "attire", "background")
+PICTURES = {"character": "portrait", "attire": "garment", "background": "plate"}
+SAYS = {
+    "character": ("skin", "hair", "mark"),
+    "attire": ("upper", "lower", "shoes"),
+    "background": ("place",),
+}
+PRESENT = 0.6  # share of samples that have a reference of a role
+NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
+UNMASKED = 0.15  # share of samples whose only reference speaks everywhere
+
+
+class References(nn.Module):
+    """The adapter: the pack's own projector, and keys and values for every cross attention."""
+
+    def __init__(self, unet):
+        super().__init__()
+        shapes = nano._resampler_shapes(CONFIG)
+        weights = {name.removeprefix("image_proj."): torch.empty(s) for name, s in shapes.items()}
+        self.image_proj = PlusProjector(weights)
+        nn.init.normal_(self.image_proj.latents, std=CONFIG.ip_width**-0.5)
+        self.image_proj.latents.requires_grad_(True)
+        self.ip_adapter = nn.ModuleDict()
+        for number, name in enumerate(unet.attn_processors):
+            if ".attn2." in name:
+                attention = unet.get_submodule(name.removesuffix(".processor"))
+                pair = {}
+                for kind in "kv":
+                    source = getattr(attention, f"to_{kind}")
+                    linear = nn.Linear(source.in_features, source.out_features, bias=False)
+                    linear.load_state_dict(source.state_dict())
+                    pair[f"to_{kind}_ip"] = linear
+                self.ip_adapter[str(number)] = nn.ModuleDict(pair)
+
+
+class _Told:
+    """What the attention layers of one UNet call are told."""
+
+    tokens: torch.Tensor  # (B, R, T, D)
+    masks: torch.Tensor  # (B, R, h, w) at latent size
+    layers: torch.Tensor  # (B, R, transformer index) strength per layer
+
+
+class ReferenceAttention:
+    """diffusers attention processor: text attention plus masked references, added before to_out."""
+
+    def __init__(self, pair: nn.ModuleDict, transformer_index: int, told: _Told):
+        self.pair, self.index, self.told = pair, transformer_index, told
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_):
+        def heads(values):
+            return values.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+        told = self.told
+        query = heads(attn.to_q(hidden_states))
+        keys, values = (heads(part(encoder_hidden_states)) for part in (attn.to_k, attn.to_v))
+        out = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+        count, height, width = told.masks.shape[1:]
+        grid = _grid(hidden_states.shape[1], height, width)
+        for r in range(count):
+            strength = told.layers[:, r, self.index]
+            if not bool((strength != 0).any()):
+                continue
+            keys, values = (heads(self.pair[f"to_{kind}_ip"](told.tokens[:, r])) for kind in "kv")
+            said = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+            mask = mask_tokens(told.masks[:, r], grid, (height, width))
+            out = out + said * (mask * strength[:, None])[..., None]
+        return attn.to_out[1](attn.to_out[0](out))
+
+
+def _grid(tokens: int, height: int, width: int) -> tuple[int, int]:
+    while height * width > tokens:
+        height, width = -(-height // 2), -(-width // 2)
+    return height, width
+
+
+def transformer_indices(unet) -> dict[str, int]:
+    """Attention name -> position of its transformer in order of execution (middle before up)."""
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    names = [name for name in unet.attn_processors if ".attn2." in name]
+    places = {name: name.split(".transformer_blocks")[0] for name in names}
+    running = sorted(set(places.values()), key=lambda p: (order[p.split(".")[0]], p))
+    return {name: running.index(place) for name, place in places.items()}
+
+
+class IpAdapterStage:
+    name = "ip_adapter"
+
+    def __init__(self, args, device: torch.device):
+        self.size = args.batch or 24
+        self.seed = args.seed
+        self.data = LatentSet()
+        self.texts = load_text(device)
+        self.noise_schedule = scheduler()
+        self.unet = load_frozen("unet", "unet", modules.build_unet, device)
+        self.vision = load_frozen("clip", "vision", modules.build_vision, device)
+        self.controlnet = None
+        if Run("controlnet").weights_file.is_file():
+            self.controlnet = load_frozen(
+                "controlnet", "controlnet", modules.build_controlnet, device
+            )
+        adapter = References(self.unet)
+        self.told = _Told()
+        indices = transformer_indices(self.unet)
+        processors = {}
+        for number, (name, before) in enumerate(self.unet.attn_processors.items()):
+            processors[name] = before
+            if name in indices:
+                pair = adapter.ip_adapter[str(number)]
+                processors[name] = ReferenceAttention(pair, indices[name], self.told)
+        self.unet.set_attn_processor(processors)
+        self.layer_count = max(indices.values()) + 1
+        self.trained = nn.ModuleDict({"adapter": adapter})
+
+    def batch(self, step: int):
+        draws = Draws(10, self.seed, step)
+        latents, plans, size = self.data.pick(draws, self.size)
+        rows = [self._sample(plan, size, draws) for plan in plans]
+        return {
+            "latents": latents,
+            "pictures": torch.stack([row[0] for row in rows]),
+            "masks": torch.stack([row[1] for row in rows]),
+            "layers": torch.stack([row[2] for row in rows]),
+            "blank": torch.stack([row[3] for row in rows]),
+            "controls": torch.stack([control_picture(plan.pose, size) for plan in plans]),
+            "controlled": draws.chance(0.5),
+            **text_batch(plans, size, draws, [row[4] for row in rows]),
+        }
+
+    def _sample(self, plan, size, draws: Draws):
+        """References of one sample: pictures (R,3,S,S), masks (R,h,w), layers (R,L), blank (R,)."""
+        roles, edge = len(ROLE_NAMES), CONFIG.image_size
+        pictures = torch.zeros(roles, 3, edge, edge, dtype=torch.uint8)
+        layers, blank = torch.zeros(roles, self.layer_count), torch.zeros(roles, dtype=torch.bool)
+        present = [draws.chance(PRESENT) for _ in ROLE_NAMES]
+        alone = draws.chance(UNMASKED)
+        if alone:
+            only = draws.below(roles)
+            present = [r == only for r in range(roles)]
+        masks = region_masks(plan.pose, size)
+        if alone:
+            masks = torch.ones_like(masks)
+        leave_out: list[str] = []
+        for r, name in enumerate(ROLE_NAMES):
+            if not present[r]:
+                continue
+            picture = reference_picture(PICTURES[name], plan.scene, draws, edge)
+            pictures[r] = torch.from_numpy(picture).permute(2, 0, 1)
+            blank[r] = draws.chance(NOTHING)
+            layers[r] = _draw_layers(name, self.layer_count, draws)
+            if not blank[r]:
+                leave_out += [item for item in SAYS[name] if draws.chance(0.9)]
+        return pictures, masks, layers, blank, leave_out
+
+    def loss(self, batch, generator):
+        given = conditioning(self.texts, batch)
+        noisy, noise, steps = noised(self.noise_schedule, batch["latents"], generator)
+        self._tell(batch)
+        extra = {}
+        if self.controlnet is not None and batch["controlled"]:
+            with torch.no_grad():
+                down, middle = self.controlnet(
+                    noisy, steps, controlnet_cond=batch["controls"].float() / 255,
+                    return_dict=False, **given,
+                )  # fmt: skip
+            extra = {"down_block_additional_residuals": down,
+                     "mid_block_additional_residual": middle}  # fmt: skip
+        predicted = self.unet(noisy, steps, **given, **extra).sample
+        return weighted_loss(self.noise_schedule, predicted, noise, steps)
+
+    def _tell(self, batch) -> None:
+        pictures = batch["pictures"]
+        count, roles = pictures.shape[:2]
+        with torch.no_grad():
+            used = (batch["layers"] != 0).any(dim=2) & ~batch["blank"]
+            states, _ = encode_pictures(self.vision, pictures[used])
+            nothing = encode_blank(self.vision, pictures.device)
+            all_states = nothing.expand(count, roles, -1, -1).clone()
+            all_states[used] = states
+        tokens = self.trained["adapter"].image_proj(all_states.flatten(0, 1))
+        self.told.tokens = tokens.unflatten(0, (count, roles))
+        self.told.masks, self.told.layers = batch["masks"], batch["layers"]
+
+
+def encode_blank(vision, device) -> torch.Tensor:
+    """Hidden states (1, S, D) of zeros after normalisation: "no reference", as adapters have it."""
+    edge = CONFIG.image_size
+    zeros = torch.zeros(1, 3, edge, edge, device=device)
+    return vision(pixel_values=zeros, output_hidden_states=True).hidden_states[-2]
+
+
+def region_masks(pose, size: tuple[int, int]) -> torch.Tensor:
+    """(R, h, w) at latent size: the pack's soft region of every role."""
+    width, height = size[0] // 8, size[1] // 8
+    frame = PoseFrame((Person(pose.keypoints(size)),), *size)
+    regions = regions_from_poses([frame])
+    masks = [regions.mask(ROLES[name].region, width, height)[0] for name in ROLE_NAMES]
+    return torch.stack(masks)
+
+
+def role_layers(role: str, count: int) -> torch.Tensor:
+    """(L,) strengths of a role's layers, from the pack's table."""
+    return torch.tensor([ROLES[role].layer_weights.get(i, 0.0) for i in range(count)])
+
+
+def _draw_layers(role: str, count: int, draws: Draws) -> torch.Tensor:
+    """As the role's table has it, or 1 everywhere in one case of three; weight 0.7 to 1.2."""
+    table = torch.ones(count) if draws.chance(0.33) else role_layers(role, count)
+    return table * (1.0 if draws.chance(0.6) else draws.between(0.7, 1.2))
+
+
+def main() -> None:
+    run_stage(IpAdapterStage, PLAN, arguments("Train the IP-Adapter.").parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Runs a stage for some minutes: batches, steps, averaging, checkpoints, reports.
+
+Nothing random is kept between steps: the data of a step and the noise drawn in it come from
+(seed, step). A run that was stopped and continued therefore ends with the same weights as one that
+was not, on the same kind of machine.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from .runs import Run
+
+Batch = dict[str, Any]
+
+
+class Stage(Protocol):
+    """What a stage must offer.
+
+    Attributes:
+        name: folder of its files.
+        trained: the modules that learn; names become prefixes in the weights file.
+    """
+
+    name: str
+    trained: nn.ModuleDict
+
+    def batch(self, step: int) -> Batch:
+        """The data of a step, on the CPU; runs in worker processes where there are some."""
+
+    def loss(
+        self, batch: Batch, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss to descend and numbers to report."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast a stage learns, over its whole life and not one slice."""
+
+    steps: int
+    learning_rate: float
+    warmup: int = 200
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    average: float = 0.999  # decay of the weight average; 0 = none
+    clip: float = 1.0
+    final: float = 0.3  # share of the steps in which the rate falls to a tenth
+
+    def rate(self, step: int) -> float:
+        """Warm up, stay, fall along a half cosine (a trapezoid that can be stopped anywhere)."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        start = self.steps * (1 - self.final)
+        if step < start:
+            return self.learning_rate
+        done = min(1.0, (step - start) / max(1.0, self.steps - start))
+        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options all stages share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--minutes", type=float, default=10.0, help="time for this slice")
+    parser.add_argument("--steps", type=int, default=0, help="stop here; 0 = as planned")
+    parser.add_argument("--batch", type=int, default=0, help="pictures a step; 0 = the stage's own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch decides")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
+    parser.add_argument("--report", type=float, default=30.0, help="seconds between reports")
+    parser.add_argument("--save", type=float, default=300.0, help="seconds between checkpoints")
+    return parser
+
+
+def run_stage(build: Callable[[argparse.Namespace, torch.device], Stage], plan: Plan, args) -> int:
+    """Train until the time is over or the plan is done; returns the step reached."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    torch.manual_seed(args.seed)
+    stage = build(args, device)
+    stage.trained.to(device).train()
+    trainer = _Trainer(stage, plan, args, device)
+    trainer.resume()
+    trainer.run(min(args.steps or plan.steps, plan.steps))
+    return trainer.step
+
+
+class _Trainer:
+    def __init__(self, stage: Stage, plan: Plan, args, device: torch.device):
+        self.stage, self.plan, self.args, self.device = stage, plan, args, device
+        self.run_files = Run(stage.name)
+        self.step = 0
+        self.seen = 0
+        self.parameters = [p for p in stage.trained.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay
+        )
+        self.average = None
+        if plan.average:
+            from diffusers.training_utils import EMAModel
+
+            self.average = EMAModel(
+                stage.trained.parameters(), decay=plan.average, use_ema_warmup=True, power=0.75
+            )
+
+    def resume(self) -> None:
+        state = self.run_files.load_state(self.device)
+        if state is None:
+            return
+        self.stage.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.seen = state["step"], state["seen"]
+        print(f"{self.stage.name}: going on at step {self.step}", flush=True)
+
+    def run(self, last: int) -> None:
+        started = reported = saved = time.monotonic()
+        sums: dict[str, torch.Tensor] = {}
+        count = pictures = 0
+        for batch in self._batches(last):
+            numbers = self._train_step(batch)
+            for name, value in numbers.items():
+                sums[name] = sums.get(name, 0) + value
+            count += 1
+            pictures += _pictures(batch)
+            now = time.monotonic()
+            done = self.step >= last or now - started > 60 * self.args.minutes
+            if done or now - reported > self.args.report:
+                means = {name: float(value) / count for name, value in sums.items()}
+                self._report(means, pictures, now - reported)
+                sums, count, pictures, reported = {}, 0, 0, now
+            if done or now - saved > self.args.save:
+                self._save()
+                saved = now
+            if done:
+                break
+
+    def _batches(self, last: int):
+        steps = range(self.step, last)
+        if not self.args.workers:
+            return (self.stage.batch(step) for step in steps)
+        from torch.utils.data import DataLoader
+
+        return DataLoader(
+            _ByStep(self.stage.batch), batch_size=None, sampler=steps, prefetch_factor=4,
+            num_workers=self.args.workers, pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+
+    def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        generator = torch.Generator(self.device).manual_seed(self.args.seed * 1_000_003 + self.step)
+        torch.manual_seed(self.args.seed * 1_000_003 + self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step)
+        on_device = {
+            name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
+            for name, value in batch.items()
+        }
+        loss, numbers = self.stage.loss(on_device, generator)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.step(self.stage.trained.parameters())
+        self.step += 1
+        self.seen += _pictures(batch)
+        return {"loss": loss.detach(), **{k: torch.as_tensor(v) for k, v in numbers.items()}}
+
+    def _report(self, numbers: dict[str, float], pictures: int, seconds: float) -> None:
+        speed = pictures / max(seconds, 1e-9)
+        self.run_files.log(
+            step=self.step, seen=self.seen, pictures_per_s=round(speed, 2),
+            rate=self.plan.rate(self.step), device=str(self.device),
+            **{name: round(value, 5) for name, value in numbers.items()},
+        )  # fmt: skip
+        text = " ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        print(f"{self.stage.name} step {self.step} {speed:.1f} pictures/s {text}", flush=True)
+
+    def _save(self) -> None:
+        state = {
+            "step": self.step,
+            "seen": self.seen,
+            "trained": self.stage.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        self.run_files.save_state(state)
+        if self.average is not None:
+            self.average.store(self.stage.trained.parameters())
+            self.average.copy_to(self.stage.trained.parameters())
+        notes = {"step": str(self.step), "seen": str(self.seen)}
+        self.run_files.save_weights(self.stage.trained.state_dict(), notes)
+        if self.average is not None:
+            self.average.restore(self.stage.trained.parameters())
+
+
+class _ByStep:
+    """A data set whose item `step` is the whole batch of that step."""
+
+    def __init__(self, make: Callable[[int], Batch]):
+        self._make = make
+
+    def __getitem__(self, step: int) -> Batch:
+        return self._make(step)
+
+
+def _pictures(batch: Batch) -> int:
+    return next(len(value) for value in batch.values() if torch.is_tensor(value))

@@ -1,0 +1,79 @@
+"""Where training keeps its files, and how they are written so that no crash can spoil them.
+
+A stage's folder holds `state.pt` (to go on), `weights.safetensors` (to use; averaged over training
+where the stage averages) and `log.jsonl` (one line per report).
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tools.comfyui import cache_dir
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says what to do."""
+
+
+def train_dir() -> Path:
+    """All working files; outside the checkout. TROUPE_TRAIN_DIR moves it."""
+    given = os.environ.get("TROUPE_TRAIN_DIR", "").strip()
+    return Path(given) if given else cache_dir() / "train"
+
+
+class Run:
+    """The folder of one stage."""
+
+    def __init__(self, stage: str, root: Path | None = None):
+        self.stage = stage
+        self.folder = (root or train_dir()) / stage
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def weights_file(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    def save_state(self, state: Mapping) -> None:
+        _replace(self.folder / "state.pt", lambda part: torch.save(dict(state), part))
+
+    def load_state(self, device: torch.device) -> dict | None:
+        path = self.folder / "state.pt"
+        if not path.is_file():
+            return None
+        return torch.load(path, map_location=device, weights_only=True)
+
+    def save_weights(self, weights: Mapping[str, torch.Tensor], notes: Mapping[str, str]) -> None:
+        plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        _replace(self.weights_file, lambda part: save_file(plain, part, metadata=dict(notes)))
+
+    def log(self, **entry) -> None:
+        entry = {"time": round(time.time(), 1), "stage": self.stage, **entry}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+def load_weights(stage: str, module: str, root: Path | None = None) -> dict[str, torch.Tensor]:
+    """The finished weights of one module of a stage, by the module's own names.
+
+    Raises:
+        TrainingError: the stage has not run yet.
+    """
+    path = Run(stage, root).weights_file
+    if not path.is_file():
+        raise TrainingError(f"Stage {stage!r} has no weights yet: run python -m demo.train.{stage}")
+    prefix = f"{module}."
+    state = load_file(path)
+    return {name[len(prefix):]: v for name, v in state.items() if name.startswith(prefix)}
+
+
+def _replace(path: Path, write) -> None:
+    part = path.with_name(f"{path.name}.part")
+    write(part)
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)

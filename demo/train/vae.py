@@ -1,0 +1,102 @@
+"""Stage 1: the autoencoder, in TAESD layout.
+
+Trained on crops, since it is fully convolutional and full pictures would cost four times as much.
+The loss is L1 at three scales and on gradients (edges of flat art are what the eye checks). Latents
+are held at mean 0 and deviation 1 per channel, which is what the diffusion model wants to see, and
+are disturbed a little before decoding, so that the decoder forgives what a sampler leaves over.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .. import modules, weights
+from ..world import Draws, draw_sample, garment, portrait
+from ..world.specs import draw_attire, draw_character
+from .config import CONFIG, SIZE_PX
+from .loop import Plan, arguments, run_stage
+
+PLAN = Plan(steps=40_000, learning_rate=4e-4, average=0.999)
+CROP_PX = 64
+DISTURB = 0.08  # deviation of the noise on latents of deviation 1
+
+
+class VaeStage:
+    name = "vae"
+
+    def __init__(self, args, device: torch.device):
+        self.size = args.batch or 16
+        self.seed = args.seed
+        vae = modules.build_vae(CONFIG)
+        with torch.no_grad():  # colours are carried through from the start, shapes are learned
+            weights.carry_colours(vae.state_dict())
+        self.trained = nn.ModuleDict({"vae": vae.to(memory_format=torch.channels_last)})
+
+    def batch(self, step: int):
+        crops = [self._crop((self.seed << 40) + step * self.size + i) for i in range(self.size)]
+        return {"pixels": torch.stack(crops)}
+
+    def _crop(self, index: int) -> torch.Tensor:
+        """(3, CROP_PX, CROP_PX), -1..1; three in four are centred on the person."""
+        draws = Draws(5, index)
+        kind = draws.unit()
+        if kind < 0.06:
+            rendered = portrait(draw_character(draws), SIZE_PX, draws)
+        elif kind < 0.12:
+            rendered = garment(draw_attire(draws), SIZE_PX, draws)
+        else:
+            rendered = draw_sample(index, SIZE_PX).rendered
+        room = SIZE_PX - CROP_PX
+        x, y = draws.below(room + 1), draws.below(room + 1)
+        if draws.chance(0.75) and (rendered.keypoints[:, 2] > 0).any():
+            seen = rendered.keypoints[rendered.keypoints[:, 2] > 0]
+            point = seen[draws.below(len(seen))]
+            x = min(max(int(point[0]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
+            y = min(max(int(point[1]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
+        crop = rendered.picture[y : y + CROP_PX, x : x + CROP_PX]
+        return torch.from_numpy(crop.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+    def loss(self, batch, generator):
+        pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
+        vae = self.trained["vae"]
+        latents = vae.encode(pixels).latents
+        strength = torch.rand(len(latents), 1, 1, 1, generator=generator, device=pixels.device)
+        noise = torch.randn(latents.shape, generator=generator, device=pixels.device)
+        decoded = vae.decode(latents + DISTURB * strength * noise).sample
+        picture = _picture_loss(decoded, pixels)
+        shape = _latent_loss(latents)
+        error = (decoded.detach() - pixels).pow(2).mean()
+        psnr = 10 * torch.log10(4 / error)
+        return picture + 0.05 * shape, {
+            "picture": picture.detach(), "latents": shape.detach(), "psnr": psnr,
+        }  # fmt: skip
+
+
+def _picture_loss(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    total = torch.zeros((), device=pixels.device)
+    a, b = decoded, pixels
+    for weight in (1.0, 0.5, 0.5):
+        total = total + weight * F.l1_loss(a, b)
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    for axis in (2, 3):
+        total = total + 0.5 * F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
+    return total
+
+
+def _latent_loss(latents: torch.Tensor) -> torch.Tensor:
+    """How far every channel is from mean 0 and deviation 1, and what leaves -3..3.
+
+    The decoder bends latents beyond about 3 (tanh(x / 3) * 3), so nothing may live there.
+    """
+    mean = latents.mean(dim=(0, 2, 3))
+    deviation = latents.std(dim=(0, 2, 3))
+    outside = F.relu(latents.abs() - 2.6).pow(2).mean()
+    return mean.pow(2).mean() + (deviation - 1).pow(2).mean() + outside
+
+
+def main() -> None:
+    run_stage(VaeStage, PLAN, arguments("Train the autoencoder.").parse_args())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Trained models: tokens, targets, reference attention, and the files they are exported to."""
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from demo import modules, nano
+from demo.train import export
+from demo.train.clip import ClipStage, encode_text, text_targets
+from demo.train.config import CONFIG, attributes
+from demo.train.ip_adapter import (
+    PICTURES,
+    ROLE_NAMES,
+    ReferenceAttention,
+    References,
+    _Told,
+    region_masks,
+    role_layers,
+    transformer_indices,
+)
+from demo.train.loop import arguments
+from demo.train.runs import Run
+from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
+from demo.world import plan_sample
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TROUPE_TRAIN_DIR", str(tmp_path / "train"))
+
+
+@pytest.fixture(scope="module")
+def unet():
+    torch.manual_seed(0)
+    return modules.build_unet(CONFIG).eval().requires_grad_(False)
+
+
+def _given(count=2, size=16):
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(count, 4, size, size, generator=generator),
+        torch.tensor([500] * count),
+        {
+            "encoder_hidden_states": torch.randn(count, 77, CONFIG.context, generator=generator),
+            "added_cond_kwargs": {
+                "text_embeds": torch.randn(count, CONFIG.text_width, generator=generator),
+                "time_ids": torch.full((count, 6), 128.0),
+            },
+        },
+    )
+
+
+# -- text -----------------------------------------------------------------------------------------
+
+
+def test_every_caption_is_made_of_used_tokens():
+    used = set(used_tokens())
+    ids = tokenize([plan_sample(seed).caption for seed in range(300)])
+    assert set(ids.flatten().tolist()) <= used
+    assert len(used) < 400
+
+
+def test_padding_is_that_of_sdxl():
+    ids = tokenize(["a person", ""])
+    assert ids.shape == (2, 2, LENGTH)
+    assert ids[0, 0, 0] == START and ids[0, 1, 0] == START
+    assert (ids[1, 0, 1:] == END).all(), "the first encoder is padded with end tokens"
+    assert ids[1, 1, 1] == END and (ids[1, 1, 2:] == 0).all(), "the second one with zeros"
+    long = tokenize(["red " * 200])
+    assert (long[0, :, -1] == END).all()
+
+
+def test_the_small_table_is_the_full_one():
+    used = used_tokens()
+    small = torch.randn(len(used) + 1, 8)
+    full = expand(small, used)
+    assert full.shape == (modules.VOCABULARY, 8)
+    assert torch.equal(shrink(full, used), small)
+
+
+def test_targets_follow_what_the_caption_mentions():
+    plan = plan_sample(3)
+    nothing = text_targets(plan.labels, ())
+    assert set(nothing) == {0}
+    hair = dict(zip(attributes(), text_targets(plan.labels, ("hair",)), strict=True))
+    assert attributes()["hair_colour"][hair["hair_colour"] - 1] == plan.labels["hair_colour"]
+    assert hair["upper_kind"] == 0
+
+
+# -- references -----------------------------------------------------------------------------------
+
+
+def _with_references(unet, masks, layers):
+    torch.manual_seed(2)
+    adapter = References(unet).requires_grad_(False)
+    told = _Told()
+    told.tokens = torch.randn(len(masks), masks.shape[1], CONFIG.ip_tokens, CONFIG.context)
+    told.masks, told.layers = masks, layers
+    before = unet.attn_processors
+    indices = transformer_indices(unet)
+    unet.set_attn_processor(
+        {
+            name: ReferenceAttention(adapter.ip_adapter[str(i)], indices[name], told)
+            if name in indices
+            else processor
+            for i, (name, processor) in enumerate(before.items())
+        }
+    )
+    noisy, steps, given = _given(len(masks))
+    out = unet(noisy, steps, **given).sample
+    unet.set_attn_processor(before)
+    return out, adapter, told
+
+
+def test_transformers_are_counted_in_order_of_execution(unet):
+    found = transformer_indices(unet)
+    assert max(found.values()) == 10
+    assert {found[n] for n in found if n.startswith("mid_block")} == {4}
+    assert {found[n] for n in found if n.startswith("up_blocks.0")} == {5, 6, 7}
+    assert set(role_layers("attire", 11).nonzero().flatten().tolist()) == {4, 5, 6, 7, 8, 9, 10}
+
+
+def test_absent_references_change_nothing(unet):
+    noisy, steps, given = _given()
+    plain = unet(noisy, steps, **given).sample
+    ones, zeros = torch.ones(2, 3, 16, 16), torch.zeros(2, 3, 11)
+    silent, _, _ = _with_references(unet, ones, zeros)
+    hidden, _, _ = _with_references(unet, torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 11))
+    heard, _, _ = _with_references(unet, ones, torch.ones(2, 3, 11))
+    assert torch.allclose(plain, silent, atol=1e-5)
+    assert torch.allclose(plain, hidden, atol=1e-5)
+    assert not torch.allclose(plain, heard, atol=1e-3)
+
+
+def test_reference_attention_is_that_of_diffusers(unet):
+    """One unmasked reference on all layers against diffusers' own IP-Adapter."""
+    ours, adapter, told = _with_references(unet, torch.ones(2, 1, 16, 16), torch.ones(2, 1, 11))
+    theirs = modules.build_unet(CONFIG).eval().requires_grad_(False)
+    theirs.load_state_dict(unet.state_dict())
+    # Any projector will do: it is replaced by the tokens themselves.
+    width = 4 * CONFIG.context
+    projector = {"proj.weight": torch.zeros(width, 8), "proj.bias": torch.zeros(width),
+                 "norm.weight": torch.ones(CONFIG.context),
+                 "norm.bias": torch.zeros(CONFIG.context)}  # fmt: skip
+    state = {"image_proj": projector, "ip_adapter": adapter.ip_adapter.state_dict()}
+    theirs._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+    theirs.encoder_hid_proj.image_projection_layers = torch.nn.ModuleList([torch.nn.Identity()])
+    noisy, steps, given = _given()
+    given["added_cond_kwargs"]["image_embeds"] = [told.tokens]
+    expected = theirs(noisy, steps, **given).sample
+    assert torch.allclose(ours, expected, atol=1e-5)
+
+
+def test_regions_speak_for_their_roles():
+    pose = plan_sample(5, action="standing").pose
+    masks = region_masks(pose, (128, 128))
+    assert masks.shape == (len(ROLE_NAMES), 16, 16)
+    assert 0.5 < float(masks.sum(dim=0).mean()) <= 1.001, "they share the picture but for hands"
+    rows = [float((m.sum(dim=1) * torch.arange(16)).sum() / m.sum()) for m in masks]
+    assert rows[0] < rows[1], "the head is above the outfit"
+    assert set(PICTURES) == set(ROLE_NAMES)
+
+
+# -- stages and files -----------------------------------------------------------------------------
+
+
+def test_clip_batches_repeat_and_are_learned_from():
+    args = arguments("").parse_args(["--batch", "6"])
+    stage = ClipStage(args, torch.device("cpu"))
+    first, again = stage.batch(4), stage.batch(4)
+    for name, value in first.items():
+        assert torch.equal(value, again[name])
+    loss, numbers = stage.loss(first, torch.Generator())
+    loss.backward()
+    for part in ("text_l", "text_g", "vision"):
+        gradients = [p.grad for p in stage.trained[part].parameters() if p.grad is not None]
+        assert sum(float(g.abs().sum()) for g in gradients) > 0
+    assert 0 <= float(numbers["text_right"]) <= 1
+    context, pooled = encode_text(stage.trained["text_l"], stage.trained["text_g"], first["ids"])
+    assert context.shape == (6, 77, CONFIG.context) and pooled.shape == (6, CONFIG.text_width)
+
+
+def _random_stages():
+    """Weights of all stages as training leaves them, but random."""
+    torch.manual_seed(3)
+    args = arguments("").parse_args(["--batch", "2"])
+    clip = ClipStage(args, torch.device("cpu")).trained
+    net = modules.build_unet(CONFIG)
+    stages = {
+        "vae": {"vae": modules.build_vae(CONFIG)},
+        "clip": dict(clip.items()),
+        "unet": {"unet": net},
+        "controlnet": {"controlnet": modules.build_controlnet(CONFIG)},
+        "ip_adapter": {"adapter": References(net)},
+    }
+    for stage, parts in stages.items():
+        Run(stage).save_weights(torch.nn.ModuleDict(parts).state_dict(), {})
+
+
+def test_exported_files_have_the_layout_of_nano(tmp_path):
+    _random_stages()
+    export.write_models(export.finished(), tmp_path / "ours")
+    nano.build_nano(tmp_path / "theirs", config=CONFIG)
+    ours, theirs = nano.nano_files(tmp_path / "ours"), nano.nano_files(tmp_path / "theirs")
+    for name in ("checkpoint", "controlnet", "clip_vision", "ip_adapter_plus"):
+        assert _shapes(getattr(ours, name)) == _shapes(getattr(theirs, name)), name
+
+
+def _shapes(path):
+    with safe_open(path, "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def test_the_pack_is_small_and_complete(tmp_path):
+    _random_stages()
+    state = export.finished()
+    size = sum(value.nbytes for value in state.values())
+    assert size <= 36e6
+    from safetensors.torch import save_file
+
+    save_file(state, tmp_path / "pack.safetensors")
+    export.write_models(export.read_pack(tmp_path / "pack.safetensors"), tmp_path / "models")
+    path = nano.nano_files(tmp_path / "models").checkpoint
+    with safe_open(path, "pt") as file:
+        key = "conditioner.embedders.1.model.token_embedding.weight"
+        table = file.get_tensor(key)
+    used = used_tokens()
+    other = next(i for i in range(1000, 2000) if i not in used)
+    small = state["text_g.text_model.embeddings.token_embedding.weight"]
+    assert torch.equal(table[other], small[0]) and torch.equal(table[used[5]], small[6])
+
+

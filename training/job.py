@@ -5,12 +5,22 @@ Node widgets, command line settings, messages and file metadata are made from th
 may differ between a run and its resumption.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .adapter import TARGETS
 from .buckets import CROPS, STEPS
+from .data_settings import (
+    AugmentSettings,
+    CacheSettings,
+    CaptionSettings,
+    MaskSettings,
+    PriorSettings,
+)
+from .fields import Section as _Section
+from .fields import outside as _outside
+from .fields import setting as _setting
 from .objective import PREDICTIONS, TRAIN_STEPS
 from .optimize import OPTIMIZERS, SCHEDULES
 from .records import DatasetSettings
@@ -20,28 +30,7 @@ SMALLEST = 64  # pixels
 FILE_PRECISIONS = ("fp16", "bf16", "fp32")
 
 
-def _setting(default: Any, description: str, identity: bool = True, **bounds: Any) -> Any:
-    extra = {"identity": identity}
-    if isinstance(default, list):
-        return Field(
-            default_factory=lambda: list(default),
-            description=description,
-            json_schema_extra=extra,
-            **bounds,
-        )
-    return Field(default, description=description, json_schema_extra=extra, **bounds)
-
-
-def _outside(default: Any, description: str, **bounds: Any) -> Any:
-    return _setting(default, description, identity=False, **bounds)
-
-
 Text = Annotated[str, Field(max_length=4096)]
-
-
-class _Section(BaseModel):
-    # built when a job is read: nodes only need the fields, and ComfyUI's start should not wait
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class BaseSettings(_Section):
@@ -74,7 +63,14 @@ class BucketSettings(_Section):
     upscale: bool = _setting(
         False, "Enlarge small pictures to the resolution instead of using smaller buckets."
     )
-    crop: Literal[tuple(CROPS)] = _setting("center", "Which part stays when a picture is cut.")
+    crop: Literal[(*CROPS, "random")] = _setting(
+        "center",
+        "Which part stays when a picture is cut; random: another one in every version "
+        "(augment.variants).",
+    )
+    further: list[Annotated[int, Field(ge=SMALLEST, le=4096, multiple_of=8)]] = _setting(
+        [], "Further resolutions that every picture is trained at, too.", max_length=8
+    )
 
     @field_validator("resolution")
     @classmethod
@@ -248,6 +244,10 @@ class TrainingJob(_Section):
     base: BaseSettings = Field(..., description=BaseSettings.__doc__)
     dataset: DatasetSettings = Field(..., description=DatasetSettings.__doc__)
     buckets: BucketSettings = Field(default_factory=BucketSettings)
+    captions: CaptionSettings = Field(default_factory=CaptionSettings)
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    masks: MaskSettings = Field(default_factory=MaskSettings)
+    prior: PriorSettings = Field(default_factory=PriorSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
@@ -257,6 +257,7 @@ class TrainingJob(_Section):
     samples: SampleSettings = Field(default_factory=SampleSettings)
     saving: SavingSettings = Field(default_factory=SavingSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     folders: FolderSettings = Field(default_factory=FolderSettings)
 
     @property

@@ -7,7 +7,8 @@ CAPTION_EXTENSIONS = (".txt", ".caption")
 MAX_CAPTION_BYTES = 64 * 1024
 PLACEHOLDERS = ("trigger", "caption", "category")
 
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+_PLACEHOLDER = re.compile(r"\{([^{}|]*)\}")  # {a|b} is no placeholder but a choice, see variants
+_COMMA = re.compile(r",(?![^{}]*\})")  # not inside braces
 
 
 def check_template(template: str) -> str:
@@ -34,7 +35,7 @@ def compose_caption(template: str, caption: str, trigger: str = "", category: st
     if "{caption}" in template and _holds_phrase(values["caption"], values["trigger"]):
         values["trigger"] = ""
     parts = []
-    for part in template.split(","):
+    for part in _COMMA.split(template):
         names = _PLACEHOLDER.findall(part)
         if all(values[name] for name in names):
             parts.append(_PLACEHOLDER.sub(lambda m: values[m.group(1)], part).strip())
@@ -47,11 +48,12 @@ def _holds_phrase(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def read_caption(path: Path) -> tuple[str, str]:
-    """(caption on one line, remark): the remark is "" or says how the file was odd.
+def read_caption(path: Path, lines: str = "join") -> tuple[str, str]:
+    """(caption, remark): the remark is "" or says how the file was odd.
 
     UTF-8 with or without a byte order mark, UTF-16 with one; anything else is read as
-    Windows-1252 and remarked on. Lines are joined with commas.
+    Windows-1252 and remarked on. Lines are joined with commas; with `lines` "choose" they stay
+    lines, alternatives of each other.
 
     Raises:
         OSError: the file cannot be read.
@@ -61,9 +63,14 @@ def read_caption(path: Path) -> tuple[str, str]:
     if len(data) > MAX_CAPTION_BYTES:
         return "", "the caption file is larger than 64 KB and was not read: keep one short text"
     text, remark = _decode(data)
+    return ("\n" if lines == "choose" else ", ").join(clean_lines(text)), remark
+
+
+def clean_lines(text: str) -> list[str]:
+    """Lines that hold something, without control characters and outer commas."""
     text = "".join(c if c.isprintable() or c.isspace() else " " for c in text)
     lines = [" ".join(line.split()).strip(" ,") for line in text.splitlines()]
-    return ", ".join(line for line in lines if line), remark
+    return [line for line in lines if line]
 
 
 def _decode(data: bytes) -> tuple[str, str]:

@@ -7,17 +7,19 @@ works outside the interpreter lock), `quality` looks at the pixels, `captions` m
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 
-from .captions import read_caption
+from .captions import clean_lines, read_caption
 from .errors import DatasetError
 from .folders import Found, Scan, scan_folder
-from .images import read_picture
+from .images import Picture, read_alpha, read_picture
 from .quality import Traits, find_near_duplicates, is_blurred, measure
 from .records import (
     CATEGORIES,
     MAX_REPEATS,
+    MAX_WEIGHT,
     CategorySettings,
     Dataset,
     DatasetItem,
@@ -100,7 +102,9 @@ def describe(
         DatasetError: none of the pictures can be used.
     """
     issues = list(remarks)
-    looks = _look_at_all(found, progress)
+    if settings.regularisation:
+        found = [replace(f, group=replace(f.group, category="", prior=True)) for f in found]
+    looks = _look_at_all(found, settings, progress)
     pairs = list(zip(found, looks, strict=True))
     issues += [Issue(f.name, "error", look.error) for f, look in pairs if look.error]
     kept = [(f, look) for f, look in pairs if not look.error]
@@ -123,36 +127,62 @@ class _Look:
     remarks: tuple[str, ...] = ()
     traits: Traits | None = None
     error: str = ""
+    mask_path: Path | None = None
 
 
-def _look_at(found: Found) -> _Look:
+def _look_at(found: Found, settings: DatasetSettings) -> _Look:
     try:
         picture = read_picture(found.path)
     except DatasetError as error:
         return _Look(error=_without_name(error, found.path))
     height, width = picture.pixels_hwc.shape[:2]
-    remarks, mask_digest = list(picture.remarks), ""
-    if found.mask is not None:
-        try:
-            mask = read_picture(found.mask)
-            mask_digest = mask.digest
-            if mask.pixels_hwc.shape != picture.pixels_hwc.shape:
-                remarks.append("its mask has another size and is stretched over it")
-        except DatasetError as error:
-            remarks.append(f"its mask is not used: {_without_name(error, found.mask)}")
+    remarks, mask_path, mask_digest = list(picture.remarks), None, ""
+    use = settings.mask_use(found.group.category)
+    if use != "ignore" and not found.group.prior:
+        mask_path, mask_digest = _look_at_mask(found, picture, settings, remarks)
     traits = measure(picture.pixels_hwc)
-    return _Look(width, height, picture.digest, mask_digest, tuple(remarks), traits)
+    remarks = tuple(remarks)
+    return _Look(width, height, picture.digest, mask_digest, remarks, traits, "", mask_path)
+
+
+def _look_at_mask(
+    found: Found, picture: Picture, settings: DatasetSettings, remarks: list[str]
+) -> tuple[Path | None, str]:
+    """(path, digest) of the mask that is used, (None, "") without one."""
+    path, mask = found.mask, None
+    if path is not None:
+        try:
+            read = read_picture(path)
+        except DatasetError as error:
+            remarks.append(f"its mask is not used: {_without_name(error, path)}")
+            return None, ""
+        mask, digest = read.pixels_hwc, read.digest
+        if mask.shape != picture.pixels_hwc.shape:
+            remarks.append("its mask has another size and is stretched over it")
+    elif settings.alpha_masks:
+        path, digest = found.path, picture.digest
+        mask = read_alpha(path, digest)
+    if mask is None:
+        return None, ""
+    inverted = settings.mask_use(found.group.category) == "black"
+    if (mask.min() == 255) if inverted else (mask.max() == 0):
+        colour = "white" if inverted else "black"
+        remarks.append(f"its mask is all {colour}, so nothing would be learnt: it is not used")
+        return None, ""
+    return path, digest
 
 
 def _without_name(error: DatasetError, path: Path) -> str:
     return str(error).removeprefix(f"{path.name}: ")
 
 
-def _look_at_all(found: Sequence[Found], progress: Progress | None) -> list[_Look]:
+def _look_at_all(
+    found: Sequence[Found], settings: DatasetSettings, progress: Progress | None
+) -> list[_Look]:
     looks = []
     pool = ThreadPoolExecutor(min(WORKERS, os.cpu_count() or 1))
     try:
-        for look in pool.map(_look_at, found):
+        for look in pool.map(_look_at, found, repeat(settings)):
             looks.append(look)
             if progress is not None:
                 progress(len(looks), len(found))
@@ -167,8 +197,8 @@ def _make_item(
     group = found.group
     own = settings.categories.get(group.category, CategorySettings())
     issues += [Issue(found.name, "warning", remark) for remark in look.remarks]
-    written = _written_caption(found, issues)
-    caption = settings.caption_for(written, group.category, group.concept)
+    written = _written_caption(found, settings, issues)
+    caption = settings.caption_for(written, group.category, group.concept, group.prior)
     if not caption:
         message = "no caption: write one in a same-name .txt file, or set a trigger"
         issues.append(Issue(found.name, "warning", message))
@@ -178,21 +208,25 @@ def _make_item(
         path=found.path,
         caption=caption,
         category=group.category,
-        trigger=settings.trigger_for(group.category, group.concept),
+        trigger="" if group.prior else settings.trigger_for(group.category, group.concept),
         repeats=min(MAX_REPEATS, group.repeats * own.repeats),
         width=look.width,
         height=look.height,
         digest=look.digest,
-        mask_path=found.mask if look.mask_digest else None,
+        mask_path=look.mask_path,
         mask_digest=look.mask_digest,
+        mask_inverted=bool(look.mask_digest) and settings.mask_use(group.category) == "black",
+        weight=min(MAX_WEIGHT, settings.weight * own.weight),
+        prior=group.prior,
     )
 
 
-def _written_caption(found: Found, issues: list[Issue]) -> str:
+def _written_caption(found: Found, settings: DatasetSettings, issues: list[Issue]) -> str:
     if not isinstance(found.caption, Path):
-        return found.caption or ""
+        lines = clean_lines(found.caption or "")
+        return ("\n" if settings.caption_lines == "choose" else ", ").join(lines)
     try:
-        written, remark = read_caption(found.caption)
+        written, remark = read_caption(found.caption, settings.caption_lines)
     except OSError as error:
         written, remark = "", f"its caption file cannot be read ({error.strerror})"
     if remark:
@@ -229,7 +263,8 @@ def _unused_settings(found: list[Found], settings: DatasetSettings) -> list[Issu
         if name not in present
     ]
     if settings.trigger:
-        hidden = {f.group.concept for f in found if f.group.concept and not f.group.category}
+        plain = [f.group for f in found if not f.group.category and not f.group.prior]
+        hidden = {group.concept for group in plain if group.concept}
         issues += [
             Issue("", "warning", f'"{name}" in the folder name gives way to "{settings.trigger}"')
             for name in sorted(hidden - {settings.trigger.strip()})

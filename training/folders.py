@@ -6,8 +6,11 @@ Layouts, which may be mixed:
     folder/10_zoe/...                         ten repeats of the concept "zoe" (sd-scripts)
     folder/characters/...                     one of the four categories
     folder/characters/zoe/... or 10_zoe/...   a concept inside a category, its name the trigger
+    folder/regularisation/...                 what the model shall not forget; also reg/
+    folder/metadata.jsonl                     captions by file name, as Hugging Face's imagefolder
 
-A mask lies beside its picture as NAME-masklabel.png or in a sub-folder masks/ as NAME.png.
+A mask lies beside its picture as NAME-mask.png, NAME.mask.png or NAME-masklabel.png, or in a
+sub-folder masks/ as NAME.png.
 """
 
 import hashlib
@@ -15,16 +18,19 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .captions import CAPTION_EXTENSIONS
 from .errors import DatasetError
+from .listing import LISTING, read_listing
 from .records import CATEGORIES, MAX_REPEATS, Issue
 
 MAX_FILES = 100_000
 MASK_FOLDER = "masks"
 MASK_SUFFIX = "-masklabel"
+MASK_SUFFIXES = (MASK_SUFFIX, "-mask", ".mask")
+PRIOR_FOLDERS = ("regularisation", "regularization", "reg")
 DEPTH = 4  # folder / category / concept / masks
 LIST_DEPTH = 3  # how deep list_folders looks below a root
 
@@ -34,12 +40,16 @@ _PICTURES_WE_LACK = {".heic", ".heif", ".jxl", ".psd", ".raw", ".cr2", ".nef", "
 
 @dataclass(frozen=True)
 class Group:
-    """The folder a picture lies in and what its name says. `place` is relative, "" for the top."""
+    """The folder a picture lies in and what its name says. `place` is relative, "" for the top.
+
+    `prior` marks regularisation pictures.
+    """
 
     place: str = ""
     category: str = ""
     concept: str = ""
     repeats: int = 1
+    prior: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,26 +121,33 @@ class _Scanner:
     def _note(self, place: str, severity: str, message: str) -> None:
         self.scan.issues.append(Issue(place, severity, message))
 
-    def _read(self, folder: Path, group: Group, top: bool = False) -> None:
+    def _read(
+        self, folder: Path, group: Group, top: bool = False, given: dict[str, str] | None = None
+    ) -> None:
+        texts = dict(given or {})
         files, folders = self._entries(folder, group.place)
-        self._take_pictures(folder, files, folders, group)
+        texts |= self._listed(folder, files, group.place)
+        self._take_pictures(folder, files, folders, group, texts)
         inside = [name for name in folders if name.lower() != MASK_FOLDER]
         order = list(CATEGORIES)
         inside.sort(key=lambda n: order.index(n.lower()) if n.lower() in order else len(order))
         for name in inside:
             place = f"{group.place}{name}/"
-            child = self._child(group, name, place, top)
+            below = {k[len(name) + 1 :]: t for k, t in texts.items() if k.startswith(f"{name}/")}
+            child = self._child(group, name, place, top, bool(below))
             if child is not None:
                 try:
-                    self._read(folder / name, child)
+                    self._read(folder / name, child, given=below)
                 except OSError as error:
                     self._note(place, "error", f"the folder is unreadable ({error.strerror})")
 
-    def _child(self, group: Group, name: str, place: str, top: bool) -> Group | None:
+    def _child(self, group: Group, name: str, place: str, top: bool, listed: bool) -> Group | None:
         if top and name.lower() in CATEGORIES:
             return Group(place, name.lower())
+        if top and name.lower() in PRIOR_FOLDERS:
+            return Group(place, prior=True)
         match = _REPEATS.fullmatch(name)
-        in_category = bool(group.category) and not group.concept
+        in_category = bool(group.category or group.prior) and not group.concept
         if match and (top or in_category):
             repeats = int(match[1][:9])
             if not 1 <= repeats <= MAX_REPEATS:
@@ -141,9 +158,11 @@ class _Scanner:
                     f"rename it to a number from 1 to {MAX_REPEATS}, an underscore and a name",
                 )
                 return None
-            return Group(place, group.category, match[2].strip(), repeats)
+            return Group(place, group.category, match[2].strip(), repeats, group.prior)
         if in_category:
-            return Group(place, group.category, name)
+            return Group(place, group.category, name, prior=group.prior)
+        if listed:  # metadata.jsonl names pictures in it
+            return replace(group, place=place)
         names = ", ".join(CATEGORIES)
         self._note(
             place,
@@ -187,20 +206,37 @@ class _Scanner:
             return "the link leads out of the dataset folder: copy the file here"
         return ""
 
+    def _listed(self, folder: Path, files: list[str], place: str) -> dict[str, str]:
+        """Captions by file name from metadata.jsonl, if there is one."""
+        names = [name for name in files if name.lower() == LISTING]
+        if not names:
+            return {}
+        texts, problems = read_listing(folder / names[0])
+        for number, message in problems:
+            line = f" line {number}" if number else ""
+            self._note(f"{place}{names[0]}{line}", "warning", message)
+        return texts
+
     def _take_pictures(
-        self, folder: Path, files: list[str], folders: list[str], group: Group
+        self,
+        folder: Path,
+        files: list[str],
+        folders: list[str],
+        group: Group,
+        texts: dict[str, str],
     ) -> None:
         captions: dict[str, list[str]] = {}
         pictures: dict[str, list[str]] = {}
         masks: dict[str, Path] = {}
+        stems = {_split(name)[0] for name in files if _split(name)[1] in self.extensions}
         for name in files:
             stem, extension = _split(name)
             if extension in CAPTION_EXTENSIONS:
                 captions.setdefault(stem, []).append(name)
             elif extension not in self.extensions:
                 self._note_other(group.place + name, extension)
-            elif stem.endswith(MASK_SUFFIX):
-                masks[stem.removesuffix(MASK_SUFFIX)] = folder / name
+            elif owner := _mask_owner(stem, stems):
+                masks[owner] = folder / name
             else:
                 pictures.setdefault(stem, []).append(name)
         for name in folders:
@@ -209,6 +245,7 @@ class _Scanner:
                     if _split(file)[1] in self.extensions:
                         masks.setdefault(_split(file)[0], folder / name / file)
         self._note_leftovers(group.place, pictures, captions, masks)
+        self._note_missing(folder, group.place, files, texts)
         for stem, names in pictures.items():
             caption = min(captions.get(stem, [""]), key=_caption_rank)
             for name in names:
@@ -217,7 +254,7 @@ class _Scanner:
                         folder / name,
                         group.place + name,
                         group,
-                        folder / caption if caption else None,
+                        folder / caption if caption else texts.get(name),
                         masks.get(stem),
                     )
                 )
@@ -239,10 +276,15 @@ class _Scanner:
             if stem not in pictures:
                 self._note(place + path.name, "warning", "a mask without a picture of its name")
 
+    def _note_missing(self, folder: Path, place: str, files: list[str], texts: dict) -> None:
+        for name in texts:
+            if "/" not in name and name not in files:
+                self._note(place + name, "warning", f"{LISTING} names it, but it is not there")
+            elif "/" in name and not (folder / name).is_file():
+                self._note(place + name, "warning", f"{LISTING} names it, but it is not there")
+
     def _note_other(self, name: str, extension: str) -> None:
-        if name.rsplit("/", 1)[-1].lower() == "metadata.jsonl":
-            self._note(name, "warning", "captions in it are not read: use same-name .txt files")
-        elif extension in _PICTURES_WE_LACK:
+        if extension in _PICTURES_WE_LACK:
             self._note(name, "warning", "this format is not read: save the picture as PNG or JPEG")
 
 
@@ -280,7 +322,7 @@ def list_folders(root: Path, extensions: Sequence[str]) -> list[str]:
 
 
 def _is_part(name: str) -> bool:
-    known = name.lower() in CATEGORIES or name.lower() == MASK_FOLDER
+    known = name.lower() in (*CATEGORIES, *PRIOR_FOLDERS, MASK_FOLDER)
     return known or _REPEATS.fullmatch(name) is not None
 
 
@@ -311,6 +353,15 @@ def _within(root: str, target: str) -> bool:
 def _split(name: str) -> tuple[str, str]:
     stem, extension = os.path.splitext(name)
     return unicodedata.normalize("NFC", stem), extension.lower()
+
+
+def _mask_owner(stem: str, stems: set[str]) -> str:
+    """Name of the picture whose mask `stem` is, "" for a picture of its own."""
+    for suffix in MASK_SUFFIXES:
+        owner = stem.removesuffix(suffix)
+        if owner != stem and owner and (owner in stems or suffix == MASK_SUFFIX):
+            return owner
+    return ""
 
 
 def _caption_rank(name: str) -> tuple[int, str]:

@@ -55,8 +55,30 @@ def load_image(path: Path, digest: str = "") -> np.ndarray:
 
 
 def load_mask(path: Path, digest: str = "") -> np.ndarray:
-    """A mask file as uint8 (height, width), white = learn from here; errors as `load_image`."""
+    """A mask file as uint8 (height, width); errors as `load_image`."""
     return np.asarray(Image.fromarray(load_image(path, digest)).convert("L"))
+
+
+def read_alpha(path: Path, digest: str = "") -> np.ndarray | None:
+    """How opaque a picture is: uint8 (height, width), upright; None where all of it is.
+
+    Raises:
+        DatasetError: as `load_image`.
+    """
+    data = _read_bytes(path)
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise DatasetError(f"{path.name} changed since the dataset was read: load it again.")
+    try:
+        with _strict_decoding():
+            picture = _upright(_open(data, []), [])
+            if not _has_alpha(picture):
+                return None
+            alpha = np.array(picture.convert("RGBA").getchannel("A"))
+    except DatasetError as error:
+        raise DatasetError(f"{path.name}: {error}") from None
+    except Exception as error:  # decoders meet hostile bytes with nearly any exception type
+        raise DatasetError(f"{path.name}: {_why(error)}") from error
+    return None if alpha.min() == 255 else alpha
 
 
 def read_picture(path: Path, digest: str = "") -> Picture:
@@ -119,14 +141,11 @@ def _open(data: bytes, remarks: list[str]) -> Image.Image:
 
 
 def _to_srgb(picture: Image.Image, remarks: list[str]) -> Image.Image:
-    try:
-        picture = ImageOps.exif_transpose(picture)
-    except Exception:  # a broken EXIF block must not cost the picture
-        remarks.append("its EXIF data is damaged: check that it is upright")
+    picture = _upright(picture, remarks)
     if picture.mode.startswith(("I", "F")):
         picture = _keep_info(_to_8_bit(picture, remarks), picture)
     alpha = None
-    if picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in picture.info:
+    if _has_alpha(picture):
         rgba = picture.convert("RGBA")
         alpha = rgba.getchannel("A")
         gray = picture.mode in ("LA", "L", "1")
@@ -136,6 +155,18 @@ def _to_srgb(picture: Image.Image, remarks: list[str]) -> Image.Image:
         remarks.append("its transparent parts are filled with mid grey")
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, (MATTE,) * 3), alpha)
     return rgb
+
+
+def _upright(picture: Image.Image, remarks: list[str]) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # a broken EXIF block must not cost the picture
+        remarks.append("its EXIF data is damaged: check that it is upright")
+        return picture
+
+
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in picture.info
 
 
 def _apply_profile(picture: Image.Image, remarks: list[str]) -> Image.Image:

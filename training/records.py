@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +10,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from .captions import check_template, compose_caption
+from .captions import check_template, clean_lines, compose_caption
 from .errors import DatasetError
 
 FORMAT_VERSION = 1  # of Dataset.to_json
+MAX_WEIGHT = 100.0
 MAX_REPEATS = 1000
 NAMES_PER_LINE = 4  # file names listed for one kind of issue in the report
 
 Severity = Literal["error", "warning", "hint"]  # error: the picture is left out
+MaskUse = Literal["auto", "white", "black", "ignore"]
+INVERTED = ("backgrounds",)  # there a mask shows what is not learnt: the subject before it
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,18 @@ class DatasetItem:
 
     Attributes:
         path: absolute path of the picture.
-        caption: the finished caption: template and trigger are already in it.
+        caption: the finished caption: template and trigger are already in it. Lines are
+            alternatives, of which training takes one by chance.
         category: "" or a key of CATEGORIES.
         trigger: the word that stands for the concept, "" if there is none.
         repeats: how often an epoch shows the picture, 1..1000.
         width, height: pixels as seen, after EXIF rotation.
         digest: sha256 of the file, hex.
         mask_path, mask_digest: a grayscale picture, white = learn from here; None and "" without.
+            The picture itself where its transparency is the mask.
+        mask_inverted: black = learn from here.
+        weight: how much the picture counts in the loss.
+        prior: a regularisation picture: what the model shall not forget, not what it learns.
     """
 
     path: Path
@@ -68,6 +75,9 @@ class DatasetItem:
     digest: str = ""
     mask_path: Path | None = None
     mask_digest: str = ""
+    mask_inverted: bool = False
+    weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
+    prior: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,13 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of what training sees: file contents, masks, captions, repeats, in order."""
-        seen = [(i.digest, i.mask_digest, i.caption, i.repeats) for i in self.items]
+        """sha256 of what training sees: contents, masks, captions, repeats, weights, in order."""
+        seen = []
+        for i in self.items:
+            alpha = i.mask_path is not None and i.mask_path == i.path
+            more = (i.mask_inverted, i.weight, i.prior, alpha)
+            # the trigger's tag is spared when tags are shuffled or dropped
+            seen.append((i.digest, i.mask_digest, i.caption, i.repeats, i.trigger, *more))
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     def report(self) -> str:
@@ -101,11 +116,11 @@ class Dataset:
             + (f", {shown} per epoch with repeats" if shown != len(self.items) else "")
             + f" (content {self.digest[:12]})"
         ]
-        groups = Counter((i.category, i.trigger, i.repeats) for i in self.items)
-        for (category, trigger, repeats), count in groups.items():
-            trigger_text = f'trigger "{trigger}"' if trigger else "no trigger"
-            times = f", {repeats} times per epoch" if repeats > 1 else ""
-            lines.append(f"  {category or 'pictures'}: {count}, {trigger_text}{times}")
+        groups: dict[tuple, list[DatasetItem]] = {}
+        for i in self.items:
+            key = (i.prior, i.category, i.trigger, i.repeats, i.weight)
+            groups.setdefault(key, []).append(i)
+        lines.extend(_group_line(members) for members in groups.values())
         lines.extend(_issue_lines(self.issues))
         return "\n".join(lines)
 
@@ -135,6 +150,11 @@ class Dataset:
 _ADAPTER = TypeAdapter(Dataset)
 
 
+def _weight(description: str) -> Any:
+    bounds = {"ge": 0, "le": MAX_WEIGHT, "allow_inf_nan": False}
+    return Field(default=1.0, description=description, **bounds)
+
+
 class CategorySettings(BaseModel):
     """How the pictures of one category are captioned and how often they are shown."""
 
@@ -155,6 +175,12 @@ class CategorySettings(BaseModel):
         ge=1,
         le=MAX_REPEATS,
         description="How often one epoch shows each picture of this category.",
+    )
+
+    weight: float = _weight("How much the pictures of this category count in the loss.")
+    masks: MaskUse = Field(
+        default="auto",
+        description="What a mask says, in this category; auto: as the dataset's setting.",
     )
 
     _template_is_known = field_validator("template")(check_template)
@@ -202,8 +228,28 @@ class DatasetSettings(BaseModel):
     categories: dict[Literal["poses", "attire", "characters", "backgrounds"], CategorySettings] = (
         Field(
             default_factory=dict,
-            description="Trigger, template and repeats per category folder.",
+            description="Trigger, template, repeats, weight and masks per category folder.",
         )
+    )
+    caption_lines: Literal["join", "choose"] = Field(
+        default="join",
+        description="Caption files of several lines: join them with commas, or choose one of "
+        "the lines by chance while training.",
+    )
+    masks: MaskUse = Field(
+        default="auto",
+        description="Where to learn from: the white or the black part of masks, or ignore them. "
+        "auto: white, but black in backgrounds/, so that one mask of the subject serves both.",
+    )
+    alpha_masks: bool = Field(
+        default=False,
+        description="The transparency of a picture is its mask, where it has no mask file.",
+    )
+    weight: float = _weight("How much these pictures count in the loss.")
+    regularisation: bool = Field(
+        default=False,
+        description="These are regularisation pictures: ordinary ones of the same kind, captioned "
+        "without trigger, that keep the model from forgetting.",
     )
     extensions: tuple[str, ...] = Field(
         default=EXTENSIONS,
@@ -230,13 +276,35 @@ class DatasetSettings(BaseModel):
         own = self.categories.get(category, CategorySettings())
         return concept or own.trigger.strip() or self.trigger.strip()
 
-    def caption_for(self, written: str, category: str = "", concept: str = "") -> str:
-        """The finished caption of a picture beside which `written` stands ("" for nothing)."""
+    def mask_use(self, category: str = "") -> Literal["white", "black", "ignore"]:
+        """What is learnt from a picture that has a mask."""
+        own = self.categories.get(category, CategorySettings()).masks
+        use = self.masks if own == "auto" else own
+        if use == "auto":
+            return "black" if category in INVERTED else "white"
+        return use
+
+    def caption_for(
+        self, written: str, category: str = "", concept: str = "", prior: bool = False
+    ) -> str:
+        """The finished caption of a picture beside which `written` stands ("" for nothing).
+
+        Lines of `written` are alternatives and stay lines. Regularisation pictures get neither
+        template nor trigger; the name of their folder stands in for a missing caption.
+        """
+        written = written.strip() or ", ".join(clean_lines(self.default_caption))
+        if prior:
+            return written or concept
+        lines = written.splitlines() or [""]
+        made = [self._caption_for(line, category, concept) for line in lines]
+        return "\n".join(dict.fromkeys(made))
+
+    def _caption_for(self, written: str, category: str, concept: str) -> str:
         own = self.categories.get(category, CategorySettings())
         built_in = CATEGORIES[category].template if category else DEFAULT_TEMPLATE
         template = own.template or self.template or built_in
         trigger = self.trigger_for(category, concept)
-        text = compose_caption(template, written or self.default_caption, trigger, category)
+        text = compose_caption(template, written, trigger, category)
         return text or trigger
 
 
@@ -245,6 +313,22 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     return f"{where}: {problem['msg']}" if where else problem["msg"]
+
+
+def _group_line(members: Sequence[DatasetItem]) -> str:
+    first = members[0]
+    name = first.category or ("regularisation" if first.prior else "pictures")
+    line = f"  {name}: {len(members)}"
+    if not first.prior:
+        line += f', trigger "{first.trigger}"' if first.trigger else ", no trigger"
+    if first.repeats > 1:
+        line += f", {first.repeats} times per epoch"
+    if first.weight != 1:
+        line += f", weight {first.weight:g}"
+    for inverted, colour in ((False, "white"), (True, "black")):
+        count = sum(i.mask_path is not None and i.mask_inverted == inverted for i in members)
+        line += f", {_count(count, 'mask')} ({colour} is learnt)" if count else ""
+    return line
 
 
 def _count(number: int, noun: str) -> str:

@@ -184,7 +184,7 @@ def test_double_names_and_lone_captions(folder):
     )
     assert "good.txt is the caption" in issue(dataset, "good.caption", "warning")
     assert "without a picture" in issue(dataset, "lone.txt", "warning")
-    assert "same-name .txt" in issue(dataset, "metadata.jsonl", "warning")
+    assert 'has no "file_name"' in issue(dataset, "metadata.jsonl line 1", "warning")
     assert "PNG or JPEG" in issue(dataset, "phone.HEIC", "warning")
 
 

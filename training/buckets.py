@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import DatasetError
-from .images import load_image, load_mask
+from .images import load_image, load_mask, read_alpha
 from .records import DatasetItem
 
 if TYPE_CHECKING:
@@ -32,14 +32,26 @@ CROPS: dict[str, tuple[int, int]] = {  # twice the share of the surplus that is 
 
 
 @dataclass(frozen=True)
+class Colour:
+    """A change of colours: factors, 1 = none, and a turn of the hue in turns, 0 = none."""
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+
+
+@dataclass(frozen=True)
 class Placement:
     """How one picture becomes a training sample: scaled to `resized`, then cut to `bucket_size`.
 
     Attributes:
         bucket_size: size of the sample.
         resized: size of the whole picture after scaling; covers the bucket, same aspect.
-        crop_left_top: where the bucket lies, in pixels of the *resized* picture.
+        crop_left_top: where the bucket lies, in pixels of the *resized* (and mirrored) picture.
         original_size: size of the picture before scaling, after EXIF rotation.
+        flip: mirrored left to right before it is cut.
+        colour: what is done to its colours, None for nothing.
     """
 
     item: DatasetItem
@@ -47,6 +59,8 @@ class Placement:
     resized: Size
     crop_left_top: tuple[int, int]
     original_size: Size
+    flip: bool = False
+    colour: Colour | None = None
 
     @property
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
@@ -182,12 +196,16 @@ def place_image(placement: Placement, crop: str | tuple[int, int] | None = None)
         placement = placement.with_crop(crop)
     pixels_hwc = load_image(placement.item.path, placement.item.digest)
     pixels_hwc = _place(pixels_hwc, placement)
+    if placement.colour is not None:
+        from .augment import recoloured
+
+        pixels_hwc = recoloured(pixels_hwc, placement.colour)
     tensor = torch.from_numpy(np.ascontiguousarray(pixels_hwc.transpose(2, 0, 1)))
     return tensor.to(torch.float32) / 127.5 - 1.0
 
 
 def place_mask(placement: Placement) -> torch.Tensor:
-    """The sample's mask: float32 (height, width) in [0, 1], all ones without a mask file.
+    """The sample's mask: float32 (height, width) in [0, 1], 1 = learn; all ones without a mask.
 
     Raises:
         DatasetError: as `place_image`.
@@ -197,8 +215,14 @@ def place_mask(placement: Placement) -> torch.Tensor:
     item, (width, height) = placement.item, placement.bucket_size
     if item.mask_path is None:
         return torch.ones(height, width)
-    mask_hw = load_mask(item.mask_path, item.mask_digest)
-    return torch.from_numpy(_place(mask_hw, placement).copy()).to(torch.float32) / 255.0
+    if item.mask_path == item.path:
+        mask_hw = read_alpha(item.path, item.mask_digest)
+    else:
+        mask_hw = load_mask(item.mask_path, item.mask_digest)
+    if mask_hw is None:
+        return torch.ones(height, width)
+    mask = torch.from_numpy(_place(mask_hw, placement).copy()).to(torch.float32) / 255.0
+    return 1.0 - mask if item.mask_inverted else mask
 
 
 def _place(pixels: np.ndarray, placement: Placement) -> np.ndarray:
@@ -209,6 +233,8 @@ def _place(pixels: np.ndarray, placement: Placement) -> np.ndarray:
     picture = Image.fromarray(pixels)
     if picture.size != placement.resized:
         picture = picture.resize(placement.resized, Image.Resampling.LANCZOS)
+    if placement.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(picture)[top : top + height, left : left + width]
 
 

@@ -32,7 +32,7 @@ def compose_caption(template: str, caption: str, trigger: str = "", category: st
     commas and braces of its own; they are not looked at again.
     """
     values = {"trigger": trigger.strip(), "caption": caption.strip(" ,"), "category": category}
-    if "{caption}" in template and _holds_phrase(values["caption"], values["trigger"]):
+    if "{caption}" in template and holds_phrase(values["caption"], values["trigger"]):
         values["trigger"] = ""
     parts = []
     for part in _COMMA.split(template):
@@ -42,7 +42,8 @@ def compose_caption(template: str, caption: str, trigger: str = "", category: st
     return ", ".join(p for p in parts if p)
 
 
-def _holds_phrase(text: str, phrase: str) -> bool:
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Whether `text` names `phrase` as words of their own, in any case."""
     if not phrase:
         return False
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None

@@ -48,12 +48,8 @@ class Loop:
         self._adapter = adapter
         self._data = data
         self._sampler = plan.sampler
-        settings = plan.job.objective
         self._objective = Objective(
-            plan.prediction,
-            (settings.timestep_min, settings.timestep_max),
-            plan.checkpoint.zero_terminal_snr,
-            plan.device,
+            plan.job.objective, plan.prediction, plan.zero_terminal_snr, plan.device
         )
         self._parameters = adapter.parameters()
         self.optimizer = make_optimizer(self._parameters, plan.job.optimizer)
@@ -109,8 +105,7 @@ class Loop:
         return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(pictures))
 
     def _loss(self, indices: list[int], position: int) -> torch.Tensor:
-        batch = self._data.batch(indices)
+        batch = self._data.batch(indices, position)
         random = generator(self._plan.job.seed, "noise", position)
-        noise, timesteps = self._objective.draw(batch.latents, random)
-        unet, dtype = self._adapter.unet, self._plan.dtype
-        return self._objective.losses(unet, batch, noise, timesteps, dtype).mean()
+        draw = self._objective.draw(batch.latents, random)
+        return self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype).mean()

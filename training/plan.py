@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .augment import RANDOM_CROP
 from .buckets import Placement, plan_buckets
 from .checkpoint import Checkpoint, open_checkpoint
 from .dataset import open_dataset
@@ -33,6 +34,7 @@ class Plan:
         run_dir: where the run lives; an older run of the same digest is found again.
         precision: "bf16" or "fp32", of the frozen model.
         prediction: "epsilon" or "v_prediction".
+        zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
     """
 
@@ -46,6 +48,7 @@ class Plan:
     device: torch.device
     precision: str
     prediction: str
+    zero_terminal_snr: bool
     resolution: int
     checkpointing: bool
 
@@ -57,7 +60,8 @@ class Plan:
     @property
     def sampler(self) -> BatchSampler:
         """The order of the batches."""
-        return BatchSampler(self.placements, self.job.batch.size, self.job.seed)
+        job = self.job
+        return BatchSampler(self.placements, job.batch.size, job.seed, job.prior.ratio)
 
     def summary(self) -> dict[str, Any]:
         """What the `plan` event says."""
@@ -74,6 +78,7 @@ class Plan:
             "device": str(self.device),
             "precision": self.precision,
             "prediction": self.prediction,
+            "zero_terminal_snr": self.zero_terminal_snr,
             "gradient_checkpointing": self.checkpointing,
         }
 
@@ -94,23 +99,16 @@ def make_plan(job: TrainingJob) -> Plan:
         raise DatasetError(
             f"Dataset {dataset.name!r} holds no usable picture: add .png or .jpg files."
         )
-    sizes = job.buckets
-    resolution = sizes.resolution or checkpoint.native_resolution
-    placements = plan_buckets(
-        dataset.items,
-        resolution,
-        sizes.step,
-        sizes.min_size,
-        sizes.max_size,
-        sizes.upscale,
-        sizes.crop,
-    )
+    resolution = job.buckets.resolution or checkpoint.native_resolution
+    placements = _placements(dataset, job, resolution)
     prediction = job.objective.prediction
     prediction = checkpoint.prediction_type if prediction == "auto" else prediction
+    terminal = _zero_terminal_snr(job, checkpoint, prediction)
     decided = {
         "buckets.resolution": resolution,
         "memory.precision": precision,
         "objective.prediction": prediction,
+        "objective.zero_terminal_snr": terminal,
     }
     digest = identity_digest(
         job,
@@ -131,9 +129,25 @@ def make_plan(job: TrainingJob) -> Plan:
         device=device,
         precision=precision,
         prediction=prediction,
+        zero_terminal_snr=terminal,
         resolution=resolution,
         checkpointing=_checkpointing(job, resolution, device),
     )
+
+
+def _placements(dataset: Dataset, job: TrainingJob, resolution: int) -> list[Placement]:
+    """Every picture at every resolution, equal samples once."""
+    if all(item.prior for item in dataset.items):
+        raise DatasetError(
+            f"Dataset {dataset.name!r} holds regularisation pictures only: add what to learn."
+        )
+    sizes = job.buckets
+    crop = "center" if sizes.crop == RANDOM_CROP else sizes.crop
+    bounds = sizes.min_size, sizes.max_size
+    found = plan_buckets(dataset.items, resolution, sizes.step, *bounds, sizes.upscale, crop)
+    for other in sizes.further:
+        found += plan_buckets(dataset.items, other, sizes.step, upscale=sizes.upscale, crop=crop)
+    return list(dict.fromkeys(found)) if sizes.further else found
 
 
 def _require_parts(checkpoint: Checkpoint) -> None:
@@ -145,6 +159,18 @@ def _require_parts(checkpoint: Checkpoint) -> None:
             vae_config_from_keys(vae)
     except CheckpointError as error:
         raise CheckpointError(f"Checkpoint {checkpoint.path.name!r}: {error}") from None
+
+
+def _zero_terminal_snr(job: TrainingJob, checkpoint: Checkpoint, prediction: str) -> bool:
+    wanted = job.objective.zero_terminal_snr
+    if wanted == "auto":
+        return checkpoint.zero_terminal_snr
+    if wanted == "on" and prediction == "epsilon":
+        raise JobError(
+            "Setting 'objective.zero_terminal_snr': a model that predicts noise learns nothing "
+            "from a step that is all noise; choose off, or a v-prediction checkpoint."
+        )
+    return wanted == "on"
 
 
 def _run_dir(runs: Path, name: str, digest: str) -> Path:

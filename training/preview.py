@@ -14,8 +14,10 @@ import torch
 from .adapter import Adapter
 from .cache import Encoded
 from .checkpoint import load_vae
-from .objective import BETA_END, BETA_START, TRAIN_STEPS
+from .diffusion import BETA_END, BETA_START, TRAIN_STEPS
 from .plan import Plan
+from .text import stack_contexts
+from .variants import CaptionVariants
 
 TILED_ABOVE = 512 * 512  # pixels from which a VAE decodes in tiles, to stay beside the UNet
 
@@ -32,7 +34,11 @@ class Sample:
 
 def prompts(plan: Plan) -> list[str]:
     """The prompts of the sample pictures."""
-    return list(plan.job.samples.prompts) or [plan.placements[0].item.caption]
+    if plan.job.samples.prompts:
+        return list(plan.job.samples.prompts)
+    captions = CaptionVariants(plan.job.captions, plan.job.seed)
+    items = [p.item for p in plan.placements]
+    return [captions.plain(next((i for i in items if not i.prior), items[0]))]
 
 
 def needed_texts(plan: Plan) -> list[str]:
@@ -105,12 +111,12 @@ def _sample(plan: Plan, unet, data: Encoded, prompt: str, index: int, tick) -> t
         prediction_type=plan.prediction,
         timestep_spacing="leading",
         steps_offset=1,
-        rescale_betas_zero_snr=plan.checkpoint.zero_terminal_snr,
+        rescale_betas_zero_snr=plan.zero_terminal_snr,
     )
     scheduler.set_timesteps(settings.steps, device=device)
     width, height = _size(plan)
     pairs = [data.text(settings.negative), data.text(prompt)]
-    context = torch.stack([p[0] for p in pairs]).to(device, dtype)
+    context = stack_contexts([p[0] for p in pairs]).to(device, dtype)
     pooled = torch.stack([p[1] for p in pairs]).to(device, dtype)
     time_ids = torch.tensor([[height, width, 0, 0, height, width]] * 2, dtype=torch.float32)
     conditions = {"text_embeds": pooled, "time_ids": time_ids.to(device)}

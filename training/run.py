@@ -108,6 +108,8 @@ class _Run:
 
     def _train(self) -> None:
         data = encode(self.plan, needed_texts(self.plan), self._progress)
+        for warning in data.warnings:
+            self.events.warn(warning)
         self._progress("model", 0, 1)
         unet = load_unet(self.plan.checkpoint, self.plan.dtype, self.plan.device)
         adapter = add_adapter(unet, self.job)

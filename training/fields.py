@@ -15,9 +15,9 @@ class Section(BaseModel):
 def setting(default: Any, description: str, identity: bool = True, **bounds: Any) -> Any:
     """A field that changes the trained weights."""
     extra = {"identity": identity}
-    if isinstance(default, list):
+    if isinstance(default, list | dict):
         return Field(
-            default_factory=lambda: list(default),
+            default_factory=lambda: type(default)(default),
             description=description,
             json_schema_extra=extra,
             **bounds,

@@ -7,9 +7,9 @@ may differ between a run and its resumption.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from .adapter import TARGETS
+from .adapter_settings import AdapterSettings, TextEncoderSettings
 from .buckets import CROPS, STEPS
 from .data_settings import (
     AugmentSettings,
@@ -21,8 +21,12 @@ from .data_settings import (
 from .fields import Section as _Section
 from .fields import outside as _outside
 from .fields import setting as _setting
-from .objective import PREDICTIONS, TRAIN_STEPS
-from .optimize import OPTIMIZERS, SCHEDULES
+from .learning_settings import (
+    ObjectiveSettings,
+    OptimizerSettings,
+    ScheduleSettings,
+    ValidationSettings,
+)
 from .records import DatasetSettings
 
 VERSION = 1
@@ -78,76 +82,6 @@ class BucketSettings(_Section):
         if 0 < value < SMALLEST:
             raise ValueError(f"should be 0 or at least {SMALLEST}")
         return value
-
-
-class AdapterSettings(_Section):
-    """What is trained: small matrices beside the frozen model."""
-
-    kind: Literal["lora"] = _setting("lora", "Kind of adapter (LoRA: arXiv 2106.09685).")
-    rank: int = _setting(
-        16, "Rank of the LoRA: more learns more detail and makes a larger file.", ge=1, le=512
-    )
-    alpha: float | None = _setting(
-        None,
-        "The LoRA's effect is scaled by alpha / rank; empty: alpha = rank, no scaling.",
-        gt=0,
-        le=4096,
-    )
-    targets: Literal[tuple(TARGETS)] = _setting(
-        "transformer", "Which layers of the UNet get an adapter."
-    )
-    dropout: float = _setting(
-        0.0, "Chance that an input of an adapter is dropped in a step.", ge=0, le=0.9
-    )
-
-
-class ObjectiveSettings(_Section):
-    """What the model is asked to predict."""
-
-    prediction: Literal[("auto", *PREDICTIONS)] = _setting(
-        "auto", "What the UNet predicts; auto: what the checkpoint was trained for."
-    )
-    timestep_min: int = _setting(
-        0, "Lowest noise step that is trained (0 = least noise).", ge=0, le=TRAIN_STEPS - 1
-    )
-    timestep_max: int = _setting(
-        TRAIN_STEPS, "Noise steps below this one are trained.", ge=1, le=TRAIN_STEPS
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self):
-        if self.timestep_min >= self.timestep_max:
-            raise ValueError("timestep_min must be below timestep_max")
-        return self
-
-
-class OptimizerSettings(_Section):
-    """How weights follow gradients."""
-
-    kind: Literal[tuple(OPTIMIZERS)] = _setting("adamw", "Optimizer.")
-    learning_rate: float = _setting(
-        1e-4, "Learning rate: higher learns faster, and breaks sooner.", gt=0, le=1
-    )
-    weight_decay: float = _setting(
-        0.01, "Pull of the weights towards zero, per unit of learning rate.", ge=0, le=10
-    )
-    beta1: float = _setting(0.9, "Memory of the gradient's mean.", ge=0, lt=1)
-    beta2: float = _setting(0.999, "Memory of the gradient's square.", ge=0, lt=1)
-    epsilon: float = _setting(1e-8, "Added to the divisor for stability.", gt=0, le=0.01)
-    max_grad_norm: float = _setting(
-        1.0, "Gradients longer than this are shortened to it; 0 = never.", ge=0, le=1e6
-    )
-
-
-class ScheduleSettings(_Section):
-    """How long, and how the learning rate runs."""
-
-    steps: int = _setting(1500, "Number of training steps.", ge=1, le=1_000_000)
-    kind: Literal[tuple(SCHEDULES)] = _setting("cosine", "Curve of the learning rate.")
-    warmup: float = _setting(
-        0.0, "Share of the steps in which the learning rate rises from nearly zero.", ge=0, le=1
-    )
-    floor: float = _setting(0.0, "Share of the learning rate the curve ends at.", ge=0, le=1)
 
 
 class BatchSettings(_Section):
@@ -249,11 +183,13 @@ class TrainingJob(_Section):
     masks: MaskSettings = Field(default_factory=MaskSettings)
     prior: PriorSettings = Field(default_factory=PriorSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
+    text_encoders: TextEncoderSettings = Field(default_factory=TextEncoderSettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+    validation: ValidationSettings = Field(default_factory=ValidationSettings)
     samples: SampleSettings = Field(default_factory=SampleSettings)
     saving: SavingSettings = Field(default_factory=SavingSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)

@@ -11,9 +11,9 @@ from .adapter import Adapter
 from .cache import Encoded
 from .errors import TrainingError
 from .objective import Objective
-from .optimize import make_optimizer, rate_factor
 from .plan import Plan
 from .rng import derive_seed, generator
+from .update import Updater
 
 SKIPS_IN_A_ROW = 25  # steps without a finite gradient before the run is given up
 
@@ -51,8 +51,7 @@ class Loop:
         self._objective = Objective(
             plan.job.objective, plan.prediction, plan.zero_terminal_snr, plan.device
         )
-        self._parameters = adapter.parameters()
-        self.optimizer = make_optimizer(self._parameters, plan.job.optimizer)
+        self.updater = Updater(adapter.groups(), plan.job)
         self._skips_in_a_row = 0
 
     def run(self, start: int, after_step: Callable[[Step], bool]) -> None:
@@ -64,7 +63,7 @@ class Loop:
         Raises:
             TrainingError: no step has had a finite gradient for a long time.
         """
-        self._adapter.unet.train()
+        self._adapter.train()
         if self._plan.checkpointing:
             self._adapter.unet.enable_gradient_checkpointing()
         for number in range(start, self._plan.job.schedule.steps):
@@ -91,16 +90,14 @@ class Loop:
             loss = self._loss(indices, position) / job.batch.accumulation
             loss.backward()
             total += loss.detach()
-        limit = job.optimizer.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
-        loss, grad_norm = torch.stack([total, norm.to(total)]).tolist()  # the step's only sync
-        rate = job.optimizer.learning_rate * rate_factor(number, job.schedule)
+        norm = self.updater.clip()
+        measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])
+        loss, grad_norm, found = measured.tolist()  # the step's only sync
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         if not skipped:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            self.updater.step(number)
+        self.updater.zero_grad()
+        rate = self.updater.rate(number) * found
         seconds = time.perf_counter() - begin
         return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(pictures))
 

@@ -12,9 +12,10 @@ from datetime import datetime, timezone
 
 import torch
 
-from .checkpoint import Checkpoint
-from .optimize import OPTIMIZERS, warmup_steps
+from .losses import LOSSES
+from .optimize import label
 from .plan import Plan
+from .schedules import warmup_steps
 from .tensorfile import serialize
 
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
@@ -32,7 +33,8 @@ def file_metadata(
     values = {
         **_training(plan),
         **_data(plan),
-        **_base(plan.checkpoint),
+        **_objective(plan),
+        **_base(plan),
         **_modelspec(plan, finished),
         "ss_session_id": int(plan.digest[:8], 16),
         "ss_training_started_at": started,
@@ -65,7 +67,7 @@ def _training(plan: Plan) -> dict:
         "ss_learning_rate": job.optimizer.learning_rate,
         "ss_unet_lr": job.optimizer.learning_rate,
         "ss_text_encoder_lr": 0.0,
-        "ss_optimizer": OPTIMIZERS[job.optimizer.kind].label,
+        "ss_optimizer": label(job.optimizer),
         "ss_max_grad_norm": job.optimizer.max_grad_norm,
         "ss_lr_scheduler": job.schedule.kind,
         "ss_lr_warmup_steps": warmup_steps(job.schedule),
@@ -80,7 +82,6 @@ def _training(plan: Plan) -> dict:
         "ss_seed": job.seed,
         "ss_clip_skip": None,
         "ss_max_token_length": None,
-        "ss_loss_type": "l2",
         "ss_lowram": False,
     }
 
@@ -130,15 +131,34 @@ def _data(plan: Plan) -> dict:
     }
 
 
-def _base(checkpoint: Checkpoint) -> dict:
+def _objective(plan: Plan) -> dict:
+    """sd-scripts' words for the objective; what was not used is not named."""
+    settings = plan.job.objective
+    robust = LOSSES[settings.loss].robust
+    levels = settings.multires_levels
+    return {
+        "ss_loss_type": {"mse": "l2", "mae": "l1"}.get(settings.loss, settings.loss),
+        "ss_huber_schedule": settings.huber_schedule if robust else None,
+        "ss_huber_c": settings.huber_threshold if robust else None,
+        "ss_min_snr_gamma": settings.min_snr_gamma if settings.weighting == "min_snr" else None,
+        "ss_debiased_estimation": settings.weighting == "debiased" or None,
+        "ss_noise_offset": settings.noise_offset or None,
+        "ss_multires_noise_iterations": levels or None,
+        "ss_multires_noise_discount": settings.multires_discount if levels else None,
+        "ss_ip_noise_gamma": settings.input_perturbation or None,
+    }
+
+
+def _base(plan: Plan) -> dict:
+    checkpoint = plan.checkpoint
     with open(checkpoint.path, "rb") as file:
         file.seek(0x100000)  # the "model hash" that web UIs have shown since 2022
         block = file.read(0x10000)
-    v_prediction = checkpoint.prediction_type == "v_prediction"
+    v_prediction = plan.prediction == "v_prediction"
     return {
         "ss_base_model_version": "sdxl_base_v1-0" + ("-v" if v_prediction else ""),
         "ss_v2": False,
-        "ss_zero_terminal_snr": checkpoint.zero_terminal_snr,
+        "ss_zero_terminal_snr": plan.zero_terminal_snr,
         "ss_sd_model_name": checkpoint.path.name,
         "ss_sd_model_hash": hashlib.sha256(block).hexdigest()[:8],
     }

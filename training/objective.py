@@ -1,28 +1,21 @@
-"""What is learned: the noise schedule SDXL was trained with, and the loss of a batch."""
+"""What is learned: the loss of a batch, as the objective's settings say.
 
-from collections.abc import Callable
+`diffusion` is the noise schedule, `noise` and `timesteps` draw, `weighting` and `losses` judge.
+"""
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-TRAIN_STEPS = 1000
-BETA_START, BETA_END = 0.00085, 0.012
+from .diffusion import PREDICTIONS, alphas_cumprod
+from .losses import LOSSES, threshold_table
+from .noise import Draw, perturbed, shape_noise
+from .timesteps import draw_timesteps
+from .weighting import weight_table
 
-
-def alphas_cumprod(zero_terminal_snr: bool = False) -> torch.Tensor:
-    """Cumulative signal power per timestep, float32 (1000,).
-
-    "Scaled linear" betas of latent diffusion: the square roots are spaced evenly. With
-    `zero_terminal_snr` they are rescaled so that the last step holds no signal (arXiv 2305.08891,
-    algorithm 1).
-    """
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_STEPS, dtype=torch.float32) ** 2
-    cumulative = torch.cumprod(1.0 - betas, dim=0)
-    if not zero_terminal_snr:
-        return cumulative
-    root = cumulative.sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    return ((root - last) * (first / (first - last))) ** 2
+if TYPE_CHECKING:
+    from .job import ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -34,70 +27,61 @@ class Batch:
         context: (B, T, C) penultimate states of both text encoders.
         pooled: (B, P) projected pooled state of the second one.
         time_ids: (B, 6) original h, w, crop top, left, target h, w in pixels.
+        mask: (B, 1, h, w) how much each place counts, mean 1 over a picture; None: all the same.
+        weights: (B,) how much each picture counts; None: all the same.
     """
 
     latents: torch.Tensor
     context: torch.Tensor
     pooled: torch.Tensor
     time_ids: torch.Tensor
+    mask: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the UNet's output stands for: target(latents, noise, signal, noise share)."""
-
-    name: str
-    help: str
-    target: Callable[..., torch.Tensor]
-
-
-PREDICTIONS = {
-    p.name: p
-    for p in (
-        Prediction(
-            "epsilon",
-            "The noise itself (arXiv 2006.11239 eq. 14).",
-            lambda latents, noise, signal, share: noise,
-        ),
-        Prediction(
-            "v_prediction",
-            "v = signal x noise - share x latents (arXiv 2202.00512, section 4).",
-            lambda latents, noise, signal, share: signal * noise - share * latents,
-        ),
-    )
-}
+    def average(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) to one number per picture (B,): mean over places and channels, weighted."""
+        if self.mask is not None:
+            values = values * self.mask
+        values = values.mean(dim=(1, 2, 3))
+        return values if self.weights is None else values * self.weights
 
 
 class Objective:
-    """Mean squared error of the UNet's prediction at random timesteps.
+    """The loss of the UNet's prediction at random timesteps.
+
+    Whatever depends on the timestep alone is a table of 1000 numbers on the device, so a step asks
+    the device for nothing.
 
     Args:
         prediction: a key of PREDICTIONS.
-        timestep_range: (low, high), timesteps are drawn from low <= t < high.
         zero_terminal_snr: as in `alphas_cumprod`.
         device: where batches live.
     """
 
     def __init__(
         self,
+        settings: "ObjectiveSettings",
         prediction: str = "epsilon",
-        timestep_range: tuple[int, int] = (0, TRAIN_STEPS),
         zero_terminal_snr: bool = False,
         device: torch.device | str = "cpu",
     ):
+        self._settings = settings
         self._target = PREDICTIONS[prediction].target
-        self._range = timestep_range
+        self._loss = LOSSES[settings.loss].of
         power = alphas_cumprod(zero_terminal_snr)
         self._signal = power.sqrt().to(device)
         self._share = (1.0 - power).sqrt().to(device)
+        weights = weight_table(settings, prediction, power)
+        self._weights = None if weights is None else weights.to(device)
+        thresholds = threshold_table(settings, power)
+        self._thresholds = None if thresholds is None else thresholds.to(device)
 
-    def draw(
-        self, latents: torch.Tensor, random: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(noise like latents, timesteps (B,)); drawn on the CPU, so the same on every device."""
+    def draw(self, latents: torch.Tensor, random: torch.Generator) -> Draw:
+        """Noise and timesteps for latents; drawn on the CPU, so the same on every device."""
         noise = torch.randn(latents.shape, generator=random, dtype=torch.float32)
-        times = torch.randint(*self._range, (latents.shape[0],), generator=random)
-        return noise.to(latents.device), times.to(latents.device)
+        times = draw_timesteps(self._settings, latents.shape[0], random)
+        noise = shape_noise(noise, self._settings, random)
+        return Draw(noise, times, perturbed(noise, self._settings, random)).to(latents.device)
 
     def noisy(self, latents, noise, timesteps) -> torch.Tensor:
         """Latents at `timesteps`: sqrt(a) x latents + sqrt(1 - a) x noise (DDPM eq. 4)."""
@@ -106,30 +90,35 @@ class Objective:
         )
 
     def losses(
-        self,
-        unet: torch.nn.Module,
-        batch: Batch,
-        noise: torch.Tensor,
-        timesteps: torch.Tensor,
-        dtype: torch.dtype,
+        self, unet: torch.nn.Module, batch: Batch, draw: Draw, dtype: torch.dtype
     ) -> torch.Tensor:
         """Loss per picture, float32 (B,), mean over channels and pixels.
 
         Args:
             dtype: what the UNet computes in; noise, target and loss stay float32.
         """
+        predicted, target = self.predict(unet, batch, draw, dtype)
+        thresholds = self._at(self._thresholds, draw.timesteps)
+        losses = batch.average(self._loss(predicted, target, thresholds))
+        return losses if self._weights is None else losses * self._weights[draw.timesteps]
+
+    def predict(
+        self, unet: torch.nn.Module, batch: Batch, draw: Draw, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(prediction, target), both float32 (B, 4, h, w)."""
         conditions = {"text_embeds": batch.pooled.to(dtype), "time_ids": batch.time_ids}
+        added = draw.noise if draw.added is None else draw.added
         predicted = unet(
-            self.noisy(batch.latents, noise, timesteps).to(dtype),
-            timesteps,
+            self.noisy(batch.latents, added, draw.timesteps).to(dtype),
+            draw.timesteps,
             encoder_hidden_states=batch.context.to(dtype),
             added_cond_kwargs=conditions,
             return_dict=False,
         )[0]
-        signal, share = self._at(self._signal, timesteps), self._at(self._share, timesteps)
-        target = self._target(batch.latents, noise, signal, share)
-        return (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        signal = self._at(self._signal, draw.timesteps)
+        share = self._at(self._share, draw.timesteps)
+        return predicted.float(), self._target(batch.latents, draw.noise, signal, share)
 
     @staticmethod
-    def _at(table: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        return table[timesteps].view(-1, 1, 1, 1)
+    def _at(table: torch.Tensor | None, timesteps: torch.Tensor) -> torch.Tensor | None:
+        return None if table is None else table[timesteps].view(-1, 1, 1, 1)

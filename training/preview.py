@@ -82,7 +82,7 @@ def make_samples(
     if not work:
         return samples
     training = adapter.unet.training
-    adapter.unet.eval()
+    adapter.train(False)
     total = len(work) * plan.job.samples.steps
     try:
         latents = []
@@ -93,7 +93,7 @@ def make_samples(
             latents.append(_sample(plan, adapter.unet, data, samples[i].prompt, i, tick))
     finally:
         adapter.enable(True)
-        adapter.unet.train(training)
+        adapter.train(training)
     _decode(plan, latents, [path for _, path, _ in work])
     return samples
 

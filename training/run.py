@@ -19,6 +19,7 @@ from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
 from .job import TrainingJob
+from .live_text import LiveText
 from .loop import Loop, Step
 from .metadata import file_metadata
 from .plan import Plan, make_plan
@@ -112,10 +113,12 @@ class _Run:
             self.events.warn(warning)
         self._progress("model", 0, 1)
         unet = load_unet(self.plan.checkpoint, self.plan.dtype, self.plan.device)
-        adapter = add_adapter(unet, self.job)
+        live = LiveText(self.plan) if self.job.text_encoders.trained else None
+        adapter = add_adapter(unet, self.job, live.models if live else ())
+        data.live = live
         loop = Loop(self.plan, adapter, data)
         if self.state.step:
-            restore(self.state, adapter, loop.optimizer)
+            restore(self.state, adapter, loop.updater)
         self._progress("model", 1, 1)
         self.events.emit(
             "phase",
@@ -139,13 +142,13 @@ class _Run:
         self._report(step)
         stop, last = self.should_stop(), step.number == self.job.schedule.steps
         if stop or last or self._is_due(step.number):
-            self._save(capture(state, adapter, loop.optimizer), must=stop or last)
+            self._save(capture(state, adapter, loop.updater), must=stop or last)
         every = self.job.samples.every_steps
         if every and not stop and not last and step.number % every == 0:
             try:
                 self._sample(adapter, data)
             except Stopped:
-                self._save(capture(state, adapter, loop.optimizer), must=True)
+                self._save(capture(state, adapter, loop.updater), must=True)
                 return False
         return not stop
 
@@ -229,7 +232,7 @@ class _Run:
     def _finish(self, reused: bool) -> Outcome:
         plan, job, state = self.plan, self.job, self.state
         self.events.emit("phase", name="export", done=0, total=1)
-        tensors = lora_tensors(state.adapter, job.alpha, plan.checkpoint, job.saving.precision)
+        tensors = lora_tensors(state.weights, job, plan.checkpoint)
         metadata = file_metadata(
             plan,
             started=state.started,

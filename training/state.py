@@ -11,11 +11,13 @@ import torch
 
 from .adapter import Adapter
 from .errors import StateError
+from .optimizer_state import pack_update, unpack_update
 from .tensorfile import DamagedFile, read_tensors, write_tensors
+from .update import Updater, UpdateState
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -27,7 +29,8 @@ class State:
     Attributes:
         step: finished steps.
         adapter: `Adapter.state()`.
-        optimizer: per parameter, in the adapter's order, the optimizer's tensors and numbers.
+        update: what the optimizer and the running mean need to go on.
+        average: those tensors of `adapter` that are others in use than in training.
         losses: loss of every finished step; NaN for a skipped one.
         skipped: number of skipped steps.
         seconds: time spent in steps, over all parts of the run.
@@ -36,11 +39,17 @@ class State:
 
     step: int = 0
     adapter: dict[str, torch.Tensor] = field(default_factory=dict)
-    optimizer: dict[int, dict] = field(default_factory=dict)
+    update: UpdateState = field(default_factory=UpdateState)
+    average: dict[str, torch.Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
     seconds: float = 0.0
     started: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The adapter to use: for files, samples and validation."""
+        return {**self.adapter, **self.average}
 
 
 class States:
@@ -67,14 +76,9 @@ class States:
         Raises:
             OSError: the disk is full or not writable; older states are untouched.
         """
-        tensors = {f"adapter/{k}": v for k, v in state.adapter.items()}
-        numbers: dict[str, dict] = {}
-        for index, values in state.optimizer.items():
-            for key, value in values.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"optimizer/{index}/{key}"] = value
-                else:
-                    numbers.setdefault(str(index), {})[key] = value
+        tensors, update = pack_update(state.update)
+        tensors |= {f"adapter/{k}": v for k, v in state.adapter.items()}
+        tensors |= {f"average/{k}": v for k, v in state.average.items()}
         tensors["losses"] = torch.tensor(state.losses, dtype=torch.float64)
         facts = {
             "version": VERSION,
@@ -83,7 +87,7 @@ class States:
             "skipped": state.skipped,
             "seconds": state.seconds,
             "started": state.started,
-            "optimizer": numbers,
+            "update": update,
         }
         path = self._folder / f"state-{state.step:08d}.safetensors"
         write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
@@ -93,8 +97,8 @@ class States:
 
     def finish(self, state: State) -> None:
         """Keep of a finished run what a new export needs, and give the rest of the disk back."""
-        if state.optimizer:
-            self.save(replace(state, optimizer={}))
+        if state.update.memory:
+            self.save(replace(state, update=UpdateState()))
         for old in self.files()[1:]:
             old.unlink(missing_ok=True)
 
@@ -121,19 +125,16 @@ class States:
             raise StateError(f"{path.name} was saved by a newer version: update the pack.")
         if facts.get("version") != VERSION or facts.get("digest") != self._digest:
             raise DamagedFile(f"{path.name} is not a state of this run")
-        optimizer = {int(i): dict(v) for i, v in facts["optimizer"].items()}
-        adapter = {}
+        parts: dict[str, dict[str, torch.Tensor]] = {"adapter": {}, "average": {}}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
-            if kind == "adapter":
-                adapter[rest] = tensor
-            elif kind == "optimizer":
-                index, _, key = rest.partition("/")
-                optimizer.setdefault(int(index), {})[key] = tensor
+            if kind in parts:
+                parts[kind][rest] = tensor
         return State(
             step=facts["step"],
-            adapter=adapter,
-            optimizer=optimizer,
+            adapter=parts["adapter"],
+            average=parts["average"],
+            update=unpack_update(tensors, facts["update"]),
             losses=tensors["losses"].tolist(),
             skipped=facts["skipped"],
             seconds=facts["seconds"],
@@ -141,25 +142,29 @@ class States:
         )
 
 
-def capture(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> State:
-    """`state` with the adapter's and the optimizer's present tensors (not copied)."""
+def capture(state: State, adapter: Adapter, updater: Updater) -> State:
+    """`state` with the adapter's and the updater's present tensors (not copied)."""
     state.adapter = adapter.state()
-    state.optimizer = optimizer.state_dict()["state"]
+    state.update = updater.state()
+    state.average = {}
+    if updater.averages:
+        with updater.averaged():
+            used = adapter.state()
+            state.average = {k: v.clone() for k, v in used.items()}
     return state
 
 
-def restore(state: State, adapter: Adapter, optimizer: torch.optim.Optimizer) -> None:
-    """Put a state back into an adapter and an optimizer made for the same job.
+def restore(state: State, adapter: Adapter, updater: Updater) -> None:
+    """Put a state back into an adapter and an updater made for the same job.
 
     Raises:
-        StateError: the state belongs to another adapter.
+        StateError: the state belongs to another adapter or optimizer.
     """
     if set(state.adapter) != set(adapter.state()):
         raise StateError("The saved state belongs to another adapter: remove the run's folder.")
     adapter.load_state(state.adapter)
-    if state.optimizer:
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state.optimizer, "param_groups": groups})
+    if state.update.memory:
+        updater.load(state.update)
 
 
 class RunLock:

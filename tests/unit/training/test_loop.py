@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from training import TrainingError, load_job, parse_job
 from training.buckets import Placement
-from training.optimize import rate_factor
 from training.plot import plot_losses, running_mean
 from training.records import DatasetItem
 from training.sampler import BatchSampler
+from training.schedules import rate_factor
 
 
 def placements(sizes: list[tuple[int, int]], repeats: list[int]) -> list[Placement]:
@@ -182,7 +182,7 @@ def test_accumulated_steps_equal_one_batch(make_loop):
     first, second = plan.sampler.batch(0), plan.sampler.batch(1)
     separate = [loop._loss(first, 0), loop._loss(second, 1)]
     (sum(separate) / 2).backward()
-    expected = [p.grad.clone() for p in loop._parameters]
+    expected = [p.grad.clone() for p in loop.updater.parameters]
     norm = torch.nn.utils.get_total_norm(expected)
     adapter.unet.zero_grad()
     step = loop.step(0)

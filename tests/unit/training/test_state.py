@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from training.errors import StateError
-from training.state import RunLock, State, States
+from training.optimizer_state import UpdateState
+from training.state import VERSION, RunLock, State, States
 
 
 def make_state(step: int) -> State:
@@ -17,14 +18,33 @@ def make_state(step: int) -> State:
     return State(
         step=step,
         adapter={"a.down": torch.randn(2, 3, generator=random), "a.up": torch.zeros(3, 2)},
-        optimizer={
-            0: {"exp_avg": torch.randn(2, 3, generator=random), "step": torch.tensor(4.0), "k": 3}
-        },
+        update=UpdateState(
+            optimizer="some.Optimizer",
+            memory={
+                0: {"exp_avg": torch.randn(2, 3, generator=random), "step": torch.tensor(4.0)},
+                1: {"k": 3, "p0": torch.zeros(2, dtype=torch.uint8), "none": None},
+            },
+            groups=[{"d": torch.tensor(0.5, dtype=torch.float64), "betas": [0.9, 0.1]}, {"k": 2}],
+            mean=[torch.randn(2, generator=random) for _ in range(12)],
+            updates=step,
+        ),
+        average={"a.down": torch.randn(2, 3, generator=random)},
         losses=[0.1 * i for i in range(step - 1)] + [math.nan],
         skipped=1,
         seconds=12.5,
         started=1e9 + 0.25,
     )
+
+
+def same(one, two) -> bool:
+    """Whether two nests of tensors and numbers are equal to the bit, with their types."""
+    if isinstance(one, torch.Tensor):
+        return one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[k], two[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(map(same, one, two))
+    return one == two
 
 
 @pytest.fixture
@@ -43,9 +63,9 @@ def test_a_state_comes_back_bit_identical(states):
     assert (found.step, found.skipped, found.seconds, found.started) == (3, 1, 12.5, 1e9 + 0.25)
     assert found.losses[:2] == saved.losses[:2] and math.isnan(found.losses[2])
     assert all(torch.equal(found.adapter[k], v) for k, v in saved.adapter.items())
-    assert found.optimizer[0]["k"] == 3
-    for key in ("exp_avg", "step"):
-        assert torch.equal(found.optimizer[0][key], saved.optimizer[0][key])
+    assert same(found.update.__dict__, saved.update.__dict__)
+    assert same(found.average, saved.average)
+    assert same(found.weights, {**saved.adapter, **saved.average})
 
 
 def test_only_the_newest_are_kept(states):
@@ -88,9 +108,9 @@ def test_another_run_s_state_is_not_taken(states, tmp_path):
 
 
 def test_a_newer_format_is_left_alone(states, monkeypatch):
-    monkeypatch.setattr("training.state.VERSION", 2)
+    monkeypatch.setattr("training.state.VERSION", 99)
     path = states.save(make_state(1))
-    monkeypatch.setattr("training.state.VERSION", 1)
+    monkeypatch.setattr("training.state.VERSION", VERSION)
     with pytest.raises(StateError, match="newer version"):
         states.newest(silent)
     assert path.exists()

@@ -19,6 +19,7 @@ class NanoConfig:
     layers_per_block: int = 2
     text_width: int = 64  # of each of the two text encoders
     text_layers: int = 3  # ComfyUI reads the last but one, and needs at least three
+    hint_channels: tuple[int, ...] = (16, 32, 96, 256)  # of the ControlNet's picture encoder
     vision_width: int = 128
     vision_layers: int = 4
     vision_projection: int = 64
@@ -73,7 +74,7 @@ def build_controlnet(config: NanoConfig):
     from diffusers import ControlNetModel
 
     return ControlNetModel(
-        conditioning_embedding_out_channels=(16, 32, 96, 256), **_unet_settings(config)
+        conditioning_embedding_out_channels=config.hint_channels, **_unet_settings(config)
     )
 
 

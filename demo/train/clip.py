@@ -18,7 +18,7 @@ from .config import CONFIG, TOLD_BY, attributes
 from .loop import Plan, arguments, run_stage
 from .tokens import tokenize, use_small_table, used_tokens
 
-PLAN = Plan(steps=30_000, learning_rate=8e-4, weight_decay=0.02, betas=(0.9, 0.98))
+PLAN = Plan(steps=2_600, learning_rate=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
 UNREAD = -100  # cross_entropy's ignore index
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -102,19 +102,24 @@ class ClipStage:
     def loss(self, batch, generator):
         context, pooled = encode_text(self.trained["text_l"], self.trained["text_g"], batch["ids"])
         states, embeds = encode_pictures(self.trained["vision"], batch["pixels"])
-        from_text = _reading_loss(self.trained["text_reader"](context), batch["said"])
-        from_pooled = _reading_loss(self.trained["pooled_reader"](pooled[:, None]), batch["said"])
-        from_pictures = _reading_loss(self.trained["vision_reader"](states), batch["shown"])
-        scale = self.trained["temperature"]()
-        logits = scale * F.normalize(pooled, dim=-1) @ F.normalize(embeds, dim=-1).T
-        target = torch.arange(len(logits), device=logits.device)
-        contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        from_text = reading_loss(self.trained["text_reader"](context), batch["said"])
+        from_pooled = reading_loss(self.trained["pooled_reader"](pooled[:, None]), batch["said"])
+        from_pictures = reading_loss(self.trained["vision_reader"](states), batch["shown"])
+        contrast = self.contrast(self.trained["temperature"], pooled, embeds)
         loss = from_text[0] + 0.5 * from_pooled[0] + from_pictures[0] + 0.3 * contrast
         return loss, {
             "text": from_text[0].detach(), "text_right": from_text[1],
             "pooled_right": from_pooled[1], "vision": from_pictures[0].detach(),
             "vision_right": from_pictures[1], "contrast": contrast.detach(),
         }  # fmt: skip
+
+
+    @staticmethod
+    def contrast(temperature, pooled: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        """CLIP's loss between captions (B, W) and pictures (B, W)."""
+        logits = temperature() * F.normalize(pooled, dim=-1) @ F.normalize(embeds, dim=-1).T
+        target = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class _Temperature(nn.Module):
@@ -175,7 +180,7 @@ def _picture_targets(labels: dict[str, str], kind: str) -> list[int]:
             for name, values in attributes().items()]  # fmt: skip
 
 
-def _reading_loss(logits: list[torch.Tensor], targets: torch.Tensor):
+def reading_loss(logits: list[torch.Tensor], targets: torch.Tensor):
     """Mean cross entropy over attributes, and the share of right answers."""
     losses, right, count = [], 0, 0
     for i, values in enumerate(logits):
@@ -185,8 +190,6 @@ def _reading_loss(logits: list[torch.Tensor], targets: torch.Tensor):
             right += (values[asked].argmax(dim=1) == targets[asked, i]).sum()
             count += asked.sum()
     return torch.stack(losses).mean(), (right / count).detach()
-
-
 
 
 def main() -> None:

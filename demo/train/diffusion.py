@@ -7,7 +7,7 @@ from ..world import Draws, Plan
 from ..world.captions import draw_words
 from .clip import encode_text
 from .config import CONFIG
-from .runs import load_weights
+from .runs import Run, load_weights
 from .tokens import tokenize, use_small_table
 
 SNR_GAMMA = 5.0
@@ -38,6 +38,8 @@ def load_text(device: torch.device):
 def load_frozen(stage: str, name: str, build, device: torch.device):
     """A finished module of another stage, frozen."""
     module = build(CONFIG)
+    if name == "vision" and Run("vision").weights_file.is_file():
+        stage = "vision"
     module.load_state_dict(load_weights(stage, name))
     return module.to(device).eval().requires_grad_(False)
 
@@ -87,10 +89,17 @@ def conditioning(texts, batch) -> dict:
 
 
 def noised(noise_schedule, latents: torch.Tensor, generator: torch.Generator):
-    """(noisy latents, noise, timesteps): timesteps uniform over the whole schedule."""
-    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
-    count = noise_schedule.config.num_train_timesteps
-    steps = torch.randint(0, count, (len(latents),), generator=generator, device=latents.device)
+    """(noisy latents, noise, timesteps).
+
+    Timesteps are uniform over the schedule and spread evenly over the batch, which makes the loss
+    less noisy (Kingma et al. 2021, "Variational diffusion models", appendix I.1).
+    """
+    count, device = len(latents), latents.device
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    order = torch.randperm(count, generator=generator, device=device)
+    inside = torch.rand(count, generator=generator, device=device)
+    total = noise_schedule.config.num_train_timesteps
+    steps = ((order + inside) / count * total).long().clamp(max=total - 1)
     return noise_schedule.add_noise(latents, noise, steps), noise, steps
 
 

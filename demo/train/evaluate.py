@@ -17,7 +17,7 @@ from ..world import Draws, Plan, caption, plan_sample, render
 from ..world.readers import compare, iou, read_background, read_person
 from .clip import encode_pictures, encode_text, reference_picture
 from .config import CONFIG, SIZE_PX
-from .controlnet import control_picture
+from .controlnet import build_narrow, control_picture
 from .diffusion import load_frozen, load_text, time_ids
 from .ip_adapter import (
     PICTURES,
@@ -42,7 +42,6 @@ class Sampler:
         self.device = device
         self.texts = load_text(device)
         self.vae = load_vae(device)
-        self.controlnet = None
         self.adapter = None
         if references:
             args = argparse.Namespace(batch=1, seed=0)
@@ -52,10 +51,7 @@ class Sampler:
             self.unet = self.adapter.unet
         else:
             self.unet = load_frozen("unet", "unet", modules.build_unet, device)
-        if Run("controlnet").weights_file.is_file():
-            self.controlnet = load_frozen(
-                "controlnet", "controlnet", modules.build_controlnet, device
-            )
+        self.controlnet = load_frozen("unet", "controlnet", build_narrow, device)
         self.scheduler = EulerDiscreteScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
             prediction_type="epsilon", timestep_spacing="leading", steps_offset=1,
@@ -95,11 +91,11 @@ class Sampler:
             positive, negative = noise.chunk(2)
             noise = negative + guidance * (positive - negative)
             latents = self.scheduler.step(noise, t, latents).prev_sample
-        pixels = self.vae.decode(latents).sample.clamp(-1, 1)
+        pixels = self.vae.decode(latents).clamp(-1, 1)
         return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
     def _control(self, latents, t, controls, given) -> dict:
-        if controls is None or self.controlnet is None:
+        if controls is None:
             return {}
         hint = torch.cat([controls, controls]).to(self.device).float() / 255
         down, middle = self.controlnet(latents, t, controlnet_cond=hint, return_dict=False, **given)
@@ -136,7 +132,7 @@ def evaluate(args) -> dict:
     roles = [role for role in args.references.split(",") if role]
     sampler = Sampler(device, references=bool(roles))
     size = (SIZE_PX, SIZE_PX)
-    posed = sampler.controlnet is not None and not args.free
+    posed = not args.free
     hidden = [item for role in roles for item in SAYS[role]]
     right, total, overlaps, pictures = Counter(), Counter(), [], []
     started = time.monotonic()

@@ -2,8 +2,9 @@
 
 `python -m demo.train.export --models DIR` fills a ComfyUI models folder with whatever stages have
 finished. `--pack FILE` writes one file with everything in float16, where a text encoder's table
-holds only the tokens in use; `write_models` makes the real files from either. Unused tokens all
-share one row, so nothing is lost.
+holds only the tokens in use and the autoencoder and ControlNet are without the channels they do not
+use; `write_models` makes the real files from it. Unused tokens all share one row and unused
+channels are zero, so nothing is lost.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from training import keys
 
 from .. import modules, nano
 from ..modules import NanoConfig
+from . import controlnet, narrow
 from .config import CONFIG
 from .runs import Run, load_weights
 from .tokens import expand, used_tokens
@@ -29,8 +31,10 @@ PARTS = (
     ("clip", "text_l", "text_l"),
     ("clip", "text_g", "text_g"),
     ("clip", "vision", "vision"),
+    ("vision", "vision", "vision"),
+    ("decoder", "decoder", "vae.decoder"),
     ("unet", "unet", "unet"),
-    ("controlnet", "controlnet", "controlnet"),
+    ("unet", "controlnet", "controlnet"),
     ("ip_adapter", "adapter", "adapter"),
 )
 _TABLE = "embeddings.token_embedding.weight"
@@ -54,10 +58,13 @@ def read_pack(path: Path) -> State:
 def write_models(state: State, models_dir: Path, config: NanoConfig = CONFIG) -> list[Path]:
     """The real files made of a pack's parts; parts that are missing are left out."""
     files, written = nano.nano_files(models_dir), []
-    parts = {part: _part(state, part) for _, _, part in PARTS}
+    names = ("vae", "text_l", "text_g", "vision", "unet", "controlnet", "adapter")
+    parts = {part: _part(state, part) for part in names}
     for name in ("text_l", "text_g"):
         if parts[name]:
             parts[name] = _with_full_table(parts[name], state["tokens"].tolist())
+    if parts["vae"]:
+        parts["vae"] = narrow.widen(parts["vae"], modules.build_vae(config))
     if all(parts[name] for name in ("unet", "text_l", "text_g", "vae")):
         sgm = keys.to_sgm_checkpoint(
             parts["unet"], _config_of(modules.build_unet, config), parts["text_l"],
@@ -67,9 +74,11 @@ def write_models(state: State, models_dir: Path, config: NanoConfig = CONFIG) ->
         native = {"modelspec.resolution": f"{config.resolution}x{config.resolution}"}
         written.append(_write(files.checkpoint, sgm | scale, native))
     if parts["controlnet"]:
-        net_config = _config_of(modules.build_controlnet, config)
-        table = nano._cldm_table(parts["controlnet"], net_config)
-        net = {f"control_model.{ours}": parts["controlnet"][name] for ours, name in table}
+        with torch.device("meta"):
+            full = modules.build_controlnet(config)
+        wide = controlnet.widen(parts["controlnet"], full.state_dict())
+        table = nano._cldm_table(wide, full.config)
+        net = {f"control_model.{ours}": wide[name] for ours, name in table}
         written.append(_write(files.controlnet, net))
     if parts["vision"]:
         written.append(_write(files.clip_vision, parts["vision"]))

@@ -20,7 +20,7 @@ from .. import modules, nano
 from ..world import Draws
 from .clip import encode_pictures, reference_picture
 from .config import CONFIG
-from .controlnet import control_picture
+from .controlnet import build_narrow, control_picture
 from .diffusion import (
     conditioning,
     load_frozen,
@@ -32,7 +32,6 @@ from .diffusion import (
 )
 from .latents import LatentSet
 from .loop import Plan, arguments, run_stage
-from .runs import Run
 
 PLAN = Plan(steps=40_000, learning_rate=4e-4, warmup=300, weight_decay=0.01, average=0.999)
 ROLE_NAMES = ("character", "attire", "background")
@@ -44,6 +43,7 @@ SAYS = {
 }
 PRESENT = 0.6  # share of samples that have a reference of a role
 NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
+POSED = 0.75  # share of batches with skeletons
 UNMASKED = 0.15  # share of samples whose only reference speaks everywhere
 
 
@@ -131,11 +131,7 @@ class IpAdapterStage:
         self.noise_schedule = scheduler()
         self.unet = load_frozen("unet", "unet", modules.build_unet, device)
         self.vision = load_frozen("clip", "vision", modules.build_vision, device)
-        self.controlnet = None
-        if Run("controlnet").weights_file.is_file():
-            self.controlnet = load_frozen(
-                "controlnet", "controlnet", modules.build_controlnet, device
-            )
+        self.controlnet = load_frozen("unet", "controlnet", build_narrow, device)
         adapter = References(self.unet)
         self.told = _Told()
         indices = transformer_indices(self.unet)
@@ -160,7 +156,7 @@ class IpAdapterStage:
             "layers": torch.stack([row[2] for row in rows]),
             "blank": torch.stack([row[3] for row in rows]),
             "controls": torch.stack([control_picture(plan.pose, size) for plan in plans]),
-            "controlled": draws.chance(0.5),
+            "controlled": draws.chance(POSED),
             **text_batch(plans, size, draws, [row[4] for row in rows]),
         }
 
@@ -194,7 +190,7 @@ class IpAdapterStage:
         noisy, noise, steps = noised(self.noise_schedule, batch["latents"], generator)
         self._tell(batch)
         extra = {}
-        if self.controlnet is not None and batch["controlled"]:
+        if batch["controlled"]:
             with torch.no_grad():
                 down, middle = self.controlnet(
                     noisy, steps, controlnet_cond=batch["controls"].float() / 255,

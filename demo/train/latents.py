@@ -12,14 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .. import modules
 from ..world import Draws, Plan, draw_sample, plan_sample
-from .config import CONFIG, SIZE_PX
+from .config import SIZE_PX
 from .loop import arguments
+from .narrow import NarrowVae
 from .runs import Run, TrainingError, load_weights
 
 PER_FILE = 2048
-FILES = 48
+FILES = 24
 WIDE_EVERY = 6
 
 
@@ -30,8 +30,11 @@ def file_size(index: int) -> tuple[int, int]:
 
 
 def load_vae(device: torch.device):
-    vae = modules.build_vae(CONFIG)
+    """The finished autoencoder, frozen; with the decoder of stage `decoder` if that has run."""
+    vae = NarrowVae()
     vae.load_state_dict(load_weights("vae", "vae"))
+    if Run("decoder").weights_file.is_file():
+        vae.decoder.load_state_dict(load_weights("decoder", "decoder"))
     return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -40,7 +43,7 @@ def encode(vae, pictures: list, device: torch.device) -> torch.Tensor:
     pixels = torch.stack([torch.from_numpy(p) for p in pictures]).to(device)
     pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.inference_mode():
-        return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.cpu()
+        return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).cpu()
 
 
 class LatentSet:

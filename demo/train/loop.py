@@ -52,6 +52,7 @@ class Plan:
     average: float = 0.999  # decay of the weight average; 0 = none
     clip: float = 1.0
     final: float = 0.3  # share of the steps in which the rate falls to a tenth
+    muon: bool = False  # matrices and kernels by Muon, which needs fewer steps than AdamW
 
     def rate(self, step: int) -> float:
         """Warm up, stay, fall along a half cosine (a trapezoid that can be stopped anywhere)."""
@@ -100,9 +101,7 @@ class _Trainer:
         self.step = 0
         self.seen = 0
         self.parameters = [p for p in stage.trained.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay
-        )
+        self.optimizer = _Optimizer(self.parameters, plan)
         self.average = None
         if plan.average:
             from diffusers.training_utils import EMAModel
@@ -158,8 +157,6 @@ class _Trainer:
     def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         generator = torch.Generator(self.device).manual_seed(self.args.seed * 1_000_003 + self.step)
         torch.manual_seed(self.args.seed * 1_000_003 + self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(self.step)
         on_device = {
             name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.items()
@@ -167,8 +164,7 @@ class _Trainer:
         loss, numbers = self.stage.loss(on_device, generator)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(self.plan.rate(self.step))
         if self.average is not None:
             self.average.step(self.stage.trained.parameters())
         self.step += 1
@@ -202,6 +198,50 @@ class _Trainer:
         self.run_files.save_weights(self.stage.trained.state_dict(), notes)
         if self.average is not None:
             self.average.restore(self.stage.trained.parameters())
+
+
+class _Optimizer:
+    """AdamW, and Muon (K. Jordan 2024) for what is a matrix, where the plan wants it.
+
+    torch's Muon takes matrices only, so it is shown kernels as (out, in * height * width): views of
+    the same memory. Rates are scaled to the size of AdamW's steps, so one rate serves both.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], plan: Plan):
+        wide = [p for p in parameters if plan.muon and p.ndim >= 2 and min(p.shape[:2]) >= 8]
+        chosen = {id(p) for p in wide}
+        self._plain = [p for p in parameters if id(p) not in chosen]
+        self._parts = [
+            torch.optim.AdamW(
+                self._plain, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay
+            )
+        ]
+        self._views = []
+        if wide:
+            self._views = [(p, nn.Parameter(p.data.view(len(p), -1))) for p in wide]
+            self._parts.append(
+                torch.optim.Muon(
+                    [view for _, view in self._views], plan.learning_rate,
+                    weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw",
+                )
+            )  # fmt: skip
+
+    def step(self, rate: float) -> None:
+        for parameter, view in self._views:
+            view.grad = parameter.grad.reshape(view.shape)
+            parameter.grad = None
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict]:
+        return [part.state_dict() for part in self._parts]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for part, state in zip(self._parts, states, strict=True):
+            part.load_state_dict(state)
 
 
 class _ByStep:

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import modules, weights
 from ..world import Draws, draw_sample, garment, portrait
 from ..world.specs import draw_attire, draw_character
-from .config import CONFIG, SIZE_PX
+from .config import SIZE_PX
 from .loop import Plan, arguments, run_stage
+from .narrow import NarrowVae, start
 
-PLAN = Plan(steps=40_000, learning_rate=6e-4, average=0.999)
+PLAN = Plan(steps=5_000, learning_rate=6e-4, warmup=50, average=0.998, muon=True)
 CROP_PX = 64
 DISTURB = 0.08  # deviation of the noise on latents of deviation 1
 
@@ -25,11 +25,11 @@ class VaeStage:
     name = "vae"
 
     def __init__(self, args, device: torch.device):
-        self.size = args.batch or 16
+        self.size = args.batch or 8
         self.seed = args.seed
-        vae = modules.build_vae(CONFIG)
-        prepare(vae)
-        self.trained = nn.ModuleDict({"vae": vae.to(memory_format=torch.channels_last)})
+        vae = NarrowVae()
+        start(vae)
+        self.trained = nn.ModuleDict({"vae": vae})
 
     def batch(self, step: int):
         crops = [self._crop((self.seed << 40) + step * self.size + i) for i in range(self.size)]
@@ -58,38 +58,29 @@ class VaeStage:
     def loss(self, batch, generator):
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
         vae = self.trained["vae"]
-        latents = vae.encode(pixels).latents
-        strength = torch.rand(len(latents), 1, 1, 1, generator=generator, device=pixels.device)
-        noise = torch.randn(latents.shape, generator=generator, device=pixels.device)
-        decoded = vae.decode(latents + DISTURB * strength * noise).sample
-        picture = _picture_loss(decoded, pixels)
+        latents = vae.encode(pixels)
+        decoded = vae.decode(disturbed(latents, generator))
+        picture = picture_loss(decoded, pixels)
         shape = _latent_loss(latents)
-        error = (decoded.detach() - pixels).pow(2).mean()
-        psnr = 10 * torch.log10(4 / error)
         return picture + 0.05 * shape, {
-            "picture": picture.detach(), "latents": shape.detach(), "psnr": psnr,
+            "picture": picture.detach(), "latents": shape.detach(), "psnr": psnr(decoded, pixels),
         }  # fmt: skip
 
 
-@torch.no_grad()
-def prepare(vae: nn.Module) -> None:
-    """A start from which learning is quick, for a network without normalisation.
-
-    Variance is kept through the ReLUs (He et al. 2015), every residual branch starts at zero (Zhang
-    et al. 2019, "Fixup"), and three channels carry the mean colours through from the beginning.
-    """
-    for name, module in vae.named_modules():
-        if isinstance(module, nn.Conv2d):
-            if name.endswith(".conv.4"):
-                nn.init.zeros_(module.weight)
-            else:
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    weights.carry_colours(vae.state_dict())
+def disturbed(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Latents with up to DISTURB of noise."""
+    device = latents.device
+    strength = torch.rand(len(latents), 1, 1, 1, generator=generator, device=device)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    return latents + DISTURB * strength * noise
 
 
-def _picture_loss(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+def psnr(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """Peak signal to noise ratio of pictures in -1..1, in dB."""
+    return 10 * torch.log10(4 / (decoded.detach() - pixels).pow(2).mean())
+
+
+def picture_loss(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     total = torch.zeros((), device=pixels.device)
     a, b = decoded, pixels
     for weight in (1.0, 0.5, 0.5):

@@ -5,9 +5,10 @@ import torch
 from safetensors import safe_open
 
 from demo import modules, nano
-from demo.train import export
+from demo.train import controlnet, export
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
+from demo.train.controlnet import build_narrow
 from demo.train.ip_adapter import (
     PICTURES,
     ROLE_NAMES,
@@ -19,6 +20,7 @@ from demo.train.ip_adapter import (
     transformer_indices,
 )
 from demo.train.loop import arguments
+from demo.train.narrow import NarrowVae, start, widen
 from demo.train.runs import Run
 from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
 from demo.world import plan_sample
@@ -161,6 +163,39 @@ def test_regions_speak_for_their_roles():
     assert set(PICTURES) == set(ROLE_NAMES)
 
 
+# -- narrow forms ---------------------------------------------------------------------------------
+
+
+def test_a_narrow_autoencoder_is_a_taesd_with_zeros():
+    torch.manual_seed(5)
+    narrow = NarrowVae()
+    start(narrow)
+    for parameter in narrow.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    full = modules.build_vae(CONFIG)
+    full.load_state_dict(widen(narrow.state_dict(), full))
+    pixels = torch.rand(2, 3, 64, 48) * 2 - 1
+    with torch.no_grad():
+        latents = narrow.encode(pixels)
+        assert torch.allclose(latents, full.encode(pixels).latents, atol=1e-5)
+        assert torch.allclose(narrow.decode(latents), full.decode(latents).sample, atol=1e-5)
+
+
+def test_a_narrow_controlnet_is_a_controlnet_with_zeros():
+    torch.manual_seed(6)
+    narrow = build_narrow(CONFIG).eval()
+    for parameter in narrow.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)  # its last layers start at zero
+    full = modules.build_controlnet(CONFIG).eval()
+    full.load_state_dict(controlnet.widen(narrow.state_dict(), full.state_dict()))
+    noisy, steps, given = _given()
+    hint = torch.rand(2, 3, 128, 128)
+    with torch.no_grad():
+        ours, theirs = (net(noisy, steps, controlnet_cond=hint, **given) for net in (narrow, full))
+    pairs = zip(ours.down_block_res_samples, theirs.down_block_res_samples, strict=True)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+
+
 # -- stages and files -----------------------------------------------------------------------------
 
 
@@ -187,10 +222,10 @@ def _random_stages():
     clip = ClipStage(args, torch.device("cpu")).trained
     net = modules.build_unet(CONFIG)
     stages = {
-        "vae": {"vae": modules.build_vae(CONFIG)},
+        "vae": {"vae": NarrowVae()},
+        "decoder": {"decoder": NarrowVae().decoder},
         "clip": dict(clip.items()),
-        "unet": {"unet": net},
-        "controlnet": {"controlnet": modules.build_controlnet(CONFIG)},
+        "unet": {"unet": net, "controlnet": build_narrow(CONFIG)},
         "ip_adapter": {"adapter": References(net)},
     }
     for stage, parts in stages.items():

@@ -1,61 +1,23 @@
-"""The trainable part: PEFT LoRA layers beside a frozen diffusers UNet."""
+"""The trainable part: adapter layers inside a frozen diffusers UNet, and text encoders if asked.
 
-import math
-from collections.abc import Callable, Iterator
+`targets` says which layers, `kinds` what is put into them, `masters` how that computes.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import JobError
+from .kinds import FROZEN, KINDS, AdapterKind
 from .rng import generator
+from .targets import TARGETS, TEXT_ENCODERS, UNET, LayerPlan, plan_layers, target_modules
 
 if TYPE_CHECKING:
     from .job import TrainingJob
 
-ADAPTER = "default"  # PEFT's name for the one adapter there is
-
-
-@dataclass(frozen=True)
-class Target:
-    """A set of layers: `accepts(name)` is asked for every linear layer of the transformers."""
-
-    name: str
-    help: str
-    accepts: Callable[[str], bool]
-
-
-TARGETS = {
-    t.name: t
-    for t in (
-        Target(
-            "transformer", "All linear layers of the transformers, as sd-scripts.", lambda n: True
-        ),
-        Target(
-            "attention",
-            "Only the attention's query, key, value and output layers.",
-            lambda n: ".attn1." in n or ".attn2." in n,
-        ),
-    )
-}
-
-
-def target_modules(unet: torch.nn.Module, target: str) -> list[str]:
-    """Names of the layers that get an adapter, in the model's order.
-
-    Every linear layer inside a Transformer2DModel that the target accepts: 722 in full SDXL for
-    "transformer".
-    """
-    from diffusers import Transformer2DModel
-
-    names = []
-    for outer, block in unet.named_modules():
-        if isinstance(block, Transformer2DModel):
-            for inner, layer in block.named_modules():
-                name = f"{outer}.{inner}"
-                if isinstance(layer, torch.nn.Linear) and TARGETS[target].accepts(name):
-                    names.append(name)
-    return names
+__all__ = ["TARGETS", "Adapter", "LoraPair", "add_adapter", "target_modules", "text_rates"]
 
 
 @dataclass(frozen=True)
@@ -67,103 +29,118 @@ class LoraPair:
 
 
 class Adapter:
-    """LoRA layers inside a UNet.
+    """Adapter layers inside a UNet and, where they are trained, its text encoders.
 
     Attributes:
         unet: the model; its own weights stay frozen and untouched.
-        names: adapted layers in the model's order, diffusers names.
-        rank, alpha: the effect is up @ down x alpha / rank.
+        models: the adapted models: "unet", "text_encoder", "text_encoder_2".
+        plans: the adapted layers, in the models' order.
+        names: their names: diffusers names, with a prefix for text encoders'.
+        kind: what the layers hold.
+        rank, alpha: of layers without a rank of their own.
     """
 
-    def __init__(self, unet: torch.nn.Module, names: list[str], rank: int, alpha: float):
-        self.unet = unet
-        self.names = names
+    def __init__(
+        self,
+        models: Mapping[str, torch.nn.Module],
+        plans: Sequence[LayerPlan],
+        kind: AdapterKind,
+        rank: int,
+        alpha: float,
+    ):
+        self.models = dict(models)
+        self.unet = models[UNET]
+        self.plans = list(plans)
+        self.names = [p.key for p in plans]
+        self.kind = kind
         self.rank = rank
         self.alpha = alpha
 
+    def layer(self, plan: LayerPlan) -> torch.nn.Module:
+        """The module that holds a layer's adapter."""
+        return self.models[plan.model].get_submodule(plan.module)
+
     def pairs(self) -> Iterator[tuple[str, LoraPair]]:
-        """(layer name, matrices), in the model's order."""
-        for name in self.names:
-            layer = self.unet.get_submodule(name)
-            yield name, LoraPair(layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)
+        """(layer name, matrices) of the LoRA kinds, in the model's order."""
+        for plan in self.plans:
+            tensors = self.kind.tensors(self.layer(plan))
+            yield plan.key, LoraPair(tensors["down"], tensors["up"])
+
+    def _tensors(self) -> Iterator[tuple[LayerPlan, str, torch.Tensor]]:
+        for plan in self.plans:
+            for name, tensor in self.kind.tensors(self.layer(plan)).items():
+                yield plan, name, tensor
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that is trained, always in the same order."""
-        return [p for _, pair in self.pairs() for p in (pair.down, pair.up)]
+        return [p for group in self.groups() for p in group["params"]]
+
+    def groups(self) -> list[dict]:
+        """`parameters` as an optimizer's groups, one for each learning rate.
+
+        "factor" is what the learning rate of a group is multiplied with in every step.
+        """
+        groups: dict[float, list] = {}
+        for plan, name, tensor in self._tensors():
+            if name not in FROZEN:
+                groups.setdefault(plan.rate, []).append(tensor)
+        return [{"params": p, "factor": factor} for factor, p in groups.items()]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """`<layer>.down` and `<layer>.up`, detached but not copied."""
-        out = {}
-        for name, pair in self.pairs():
-            out[f"{name}.down"] = pair.down.detach()
-            out[f"{name}.up"] = pair.up.detach()
-        return out
+        """`<layer>.<short name of the tensor>`, detached but not copied."""
+        return {f"{p.key}.{name}": tensor.detach() for p, name, tensor in self._tensors()}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Copy tensors from `state()` of an equal adapter into this one."""
-        for name, pair in self.pairs():
-            pair.down.copy_(state[f"{name}.down"])
-            pair.up.copy_(state[f"{name}.up"])
+        for plan, name, tensor in self._tensors():
+            tensor.copy_(state[f"{plan.key}.{name}"])
 
     def enable(self, enabled: bool) -> None:
         """Switch the adapter's effect on or off without touching its weights."""
-        for name in self.names:
-            self.unet.get_submodule(name).enable_adapters(enabled)
+        for plan in self.plans:
+            self.layer(plan).enable_adapters(enabled)
+
+    def train(self, mode: bool = True) -> None:
+        """Put every adapted model into training mode (dropout works) or out of it."""
+        for model in self.models.values():
+            model.train(mode)
 
 
-class _MasterLinear(torch.nn.Linear):
-    """A linear layer with float32 weights that computes in its input's type.
-
-    Gradients arrive in float32, activations are kept in the model's own type.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self.weight.to(x.dtype))
+def text_rates(job: "TrainingJob") -> dict[str, float]:
+    """Learning rate of each trained text encoder as a factor of the UNet's; empty if none is."""
+    settings = job.text_encoders
+    rates = zip(TEXT_ENCODERS, (settings.learning_rate_1, settings.learning_rate_2), strict=True)
+    return {name: rate / job.optimizer.learning_rate for name, rate in rates if rate}
 
 
-def add_adapter(unet: torch.nn.Module, job: "TrainingJob") -> Adapter:
-    """Put the job's adapter into a frozen UNet; only the adapter is trainable afterwards.
+def add_adapter(
+    unet: torch.nn.Module,
+    job: "TrainingJob",
+    text_encoders: Sequence[torch.nn.Module] = (),
+) -> Adapter:
+    """Put the job's adapter into frozen models; only the adapter is trainable afterwards.
+
+    Args:
+        text_encoders: CLIP-L and bigG; needed if the job trains one of them.
 
     Raises:
-        JobError: the UNet has no layer that the job targets.
+        JobError: the models have no layer that the job targets, or a pattern matches none.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    names = target_modules(unet, job.adapter.targets)
-    if not names:
-        raise JobError(f"adapter.targets {job.adapter.targets!r} matches no layer of this UNet.")
-    config = LoraConfig(
-        r=job.adapter.rank,
-        lora_alpha=job.alpha,
-        lora_dropout=job.adapter.dropout,
-        target_modules=names,
-        bias="none",
-    )
-    unet.requires_grad_(False)
-    inject_adapter_in_model(config, unet, ADAPTER)
-    adapter = Adapter(unet, names, job.adapter.rank, job.alpha)
-    _prepare(adapter, job.seed)
-    trainable = {id(p) for p in unet.parameters() if p.requires_grad}
+    rates = text_rates(job)
+    models = {UNET: unet}
+    models |= {n: m for n, m in zip(TEXT_ENCODERS, text_encoders, strict=False) if n in rates}
+    plans = plan_layers(models, job.adapter, rates)
+    kind = KINDS[job.adapter.kind]
+    for name, model in models.items():
+        model.requires_grad_(False)
+        own = [p for p in plans if p.model == name]
+        if own:
+            kind.inject(model, own, job.adapter)
+    adapter = Adapter(models, plans, kind, job.adapter.rank, job.alpha)
+    for plan in plans:
+        kind.start(adapter.layer(plan), job.adapter, generator(job.seed, "adapter", plan.key))
+    trainable = {id(p) for m in models.values() for p in m.parameters() if p.requires_grad}
     if trainable != {id(p) for p in adapter.parameters()}:
         raise JobError("The installed peft adapted other layers than asked for: update peft.")
     return adapter
-
-
-def _prepare(adapter: Adapter, seed: int) -> None:
-    """float32 masters with reproducible first values: down uniform, up zero, as PEFT's default."""
-    for name in adapter.names:
-        layer = adapter.unet.get_submodule(name)
-        layer.cast_input_dtype_enabled = False  # _MasterLinear casts the weights instead
-        for side in (layer.lora_A, layer.lora_B):
-            side[ADAPTER].__class__ = _MasterLinear
-            side[ADAPTER].to(torch.float32)
-        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        if down.is_meta:
-            continue
-        values = torch.empty(down.shape)
-        random = generator(seed, "adapter", name)
-        torch.nn.init.kaiming_uniform_(values, a=math.sqrt(5), generator=random)
-        with torch.no_grad():
-            down.copy_(values)
-            up.zero_()

@@ -17,6 +17,7 @@ from .buckets import Placement, place_image
 from .checkpoint import load_vae
 from .data_settings import TOKENS
 from .errors import DatasetError, TrainingError
+from .live_text import LiveText
 from .masks import is_ignored, latent_mask, loss_weights
 from .objective import Batch
 from .plan import Plan
@@ -66,6 +67,7 @@ class Encoded:
         self._pictures = PictureVariants(plan.job.augment, plan.job.buckets.crop, plan.job.seed)
         self._memory: dict[Path, dict[str, torch.Tensor]] = {}
         self._bytes = 0
+        self.live: LiveText | None = None  # encodes texts anew where text encoders are trained
 
     def _tensors(self, path: Path) -> dict[str, torch.Tensor]:
         if path in self._memory:
@@ -85,7 +87,9 @@ class Encoded:
         return tensors
 
     def text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(context (77 k, C), pooled (P,)) of one text, on the CPU."""
+        """(context (77 k, C), pooled (P,)) of one text, on the CPU if it is cached."""
+        if self.live is not None:
+            return self.live.encode(text)
         tensors = self._tensors(self._texts[text])
         return tensors["context"], tensors["pooled"]
 

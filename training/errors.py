@@ -35,3 +35,9 @@ class ExportError(TrainingError):
     """The written LoRA file is not what ComfyUI would load."""
 
     kind = "export"
+
+
+class FileError(TrainingError):
+    """A LoRA or checkpoint file given to a command cannot be read, or cannot become another."""
+
+    kind = "file"

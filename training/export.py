@@ -2,53 +2,60 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .checkpoint import Checkpoint
-from .errors import ExportError
-from .keys import PREFIXES, unet_module_table
+from .errors import CheckpointError, ExportError, FileError
+from .kinds import export_layer
+from .layout import text_config_from_keys
+from .lora_names import KOHYA, TEXT_ENCODERS, Names, text_names
+from .lorafile import change, file_tensors, kind_of, read_safetensors, split_key
 from .metadata import with_hashes
+from .targets import UNET
 from .tensorfile import serialize, write_bytes
 
-PREFIX = "lora_unet_"
-_TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+if TYPE_CHECKING:
+    from .job import AdapterSettings, TrainingJob
+
+PARTS = {UNET: "unet", "text_encoder": "text_l", "text_encoder_2": "text_g"}
 
 
 def lora_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """diffusers layer name -> key stem in a LoRA file, for every layer of this UNet.
+    """layer name -> key stem in a LoRA file, for every layer of this UNet.
 
-    sd-scripts' scheme: `lora_unet_` and the sgm path with dots as underscores. Underscores lose
-    the word boundaries, so names are made from the table and never parsed back.
+    sd-scripts' scheme: `lora_unet_` and the sgm path with dots as underscores.
     """
-    table = unet_module_table(checkpoint.unet_config)
-    return {ours: PREFIX + sgm.replace(".", "_") for sgm, ours in table.items()}
+    names = Names(checkpoint.unet_config)
+    return {ours: names.stem(ours, KOHYA) for ours in names.sgm}
+
+
+def adapter_layers(
+    state: Mapping[str, torch.Tensor], settings: "AdapterSettings"
+) -> dict[str, dict[str, torch.Tensor]]:
+    """layer name -> parts of a LoRA file, from `Adapter.state()`."""
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in state.items():
+        layer, _, name = key.rpartition(".")
+        layers.setdefault(layer, {})[name] = tensor.detach().cpu().float()
+    return {name: export_layer(name, tensors, settings) for name, tensors in layers.items()}
 
 
 def lora_tensors(
-    state: Mapping[str, torch.Tensor], alpha: float, checkpoint: Checkpoint, precision: str
+    state: Mapping[str, torch.Tensor], job: "TrainingJob", checkpoint: Checkpoint
 ) -> dict[str, torch.Tensor]:
     """Tensors of a LoRA file from `Adapter.state()`.
 
-    Args:
-        precision: "fp16", "bf16" or "fp32".
-
     Raises:
-        ExportError: a weight is not finite, also after rounding to `precision`.
+        ExportError: a weight is not finite, also after rounding to `saving.precision`.
     """
-    names, out = lora_names(checkpoint), {}
-    for key, tensor in state.items():
-        layer, _, side = key.rpartition(".")
-        value = tensor.detach().cpu().to(_TYPES[precision]).contiguous()
-        if not torch.isfinite(value).all():
-            wrong = "overflows" if torch.isfinite(tensor).all() else "is not finite"
-            raise ExportError(
-                f"The LoRA weight of {layer} {wrong} in {precision}: choose saving.precision bf16 "
-                "or fp32, or train again with a lower learning rate."
-            )
-        out[f"{names[layer]}.lora_{side}.weight"] = value
-        out[f"{names[layer]}.alpha"] = torch.tensor(alpha, dtype=_TYPES[precision])
-    return out
+    layers = adapter_layers(state, job.adapter)
+    names = Names(checkpoint.unet_config)
+    try:
+        return file_tensors(layers, names, KOHYA, job.saving.precision)
+    except FileError as error:
+        raise ExportError(str(error)) from None
 
 
 def write_lora(
@@ -67,7 +74,7 @@ def write_lora(
     check = path.with_name(f"{path.stem}.unchecked{path.suffix}")
     try:
         write_bytes(check, data)
-        verify_lora(check, checkpoint, layers=sum(k.endswith(".alpha") for k in tensors))
+        verify_lora(check, checkpoint, layers=len({k.partition(".")[0] for k in tensors}))
         check.replace(path)
     finally:
         check.unlink(missing_ok=True)
@@ -77,47 +84,65 @@ def verify_lora(path: Path, checkpoint: Checkpoint, layers: int | None = None) -
     """The number of layers of a LoRA file, after checking every key against the checkpoint.
 
     Raises:
-        ExportError: unreadable, a key without a layer in the UNet, a matrix that does not fit its
-            layer, a missing partner, or another number of layers than expected.
+        ExportError: unreadable, a key without a layer in the models, a matrix that does not fit
+            its layer, a missing partner, or another number of layers than expected.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
-        tensors = load(path.read_bytes())
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"LoRA file {path.name!r} cannot be read back: {error}.") from None
-    weights = _layer_shapes(checkpoint)
+        tensors, _ = read_safetensors(path)
+    except FileError as error:
+        raise ExportError(f"LoRA file {path.name!r} cannot be read back: {error}") from None
+    shapes = layer_shapes(checkpoint)
+    names = Names(checkpoint.unet_config)
+    stems = {names.stem(name, KOHYA): name for name in shapes}
     found: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        stem, _, role = key.partition(".")
-        if stem not in weights:
+        stem, part = split_key(key)
+        if stem not in stems or not part or key != f"{stem}.{part}":
             raise ExportError(
-                f"LoRA key {key!r} belongs to no layer of the UNet: nothing loads it."
+                f"LoRA key {key!r} belongs to no layer of the UNet or the text encoders: nothing "
+                "loads it."
             )
-        found.setdefault(stem, {})[role] = tensor
+        found.setdefault(stem, {})[part] = tensor
     for stem, parts in found.items():
-        _verify_layer(stem, parts, weights[stem])
+        _verify_layer(stem, parts, shapes[stems[stem]])
     if layers is not None and len(found) != layers:
         raise ExportError(f"The LoRA file holds {len(found)} layers instead of {layers}.")
     return len(found)
 
 
-def _layer_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    shapes = checkpoint.part_shapes("unet")
-    table = unet_module_table(checkpoint.unet_config)
-    return {PREFIX + sgm.replace(".", "_"): shapes[f"{sgm}.weight"] for sgm in table}
+def layer_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Layer name -> shape of its weight, for every layer of the models that can be adapted."""
+    weights = checkpoint.part_shapes("unet")
+    sgm = Names(checkpoint.unet_config).sgm
+    out = {ours: weights[f"{theirs}.weight"] for ours, theirs in sgm.items()}
+    for model in TEXT_ENCODERS:
+        try:
+            config = text_config_from_keys(checkpoint.part_shapes(PARTS[model]), PARTS[model])
+        except CheckpointError:  # a LoRA of the UNet alone needs none
+            continue
+        wide, inner = config["hidden_size"], config["intermediate_size"]
+        known = {"mlp.fc1": (inner, wide), "mlp.fc2": (wide, inner)}
+        for name in text_names(model)[: 6 * config["num_hidden_layers"]]:
+            out[name] = next((s for end, s in known.items() if name.endswith(end)), (wide, wide))
+    return out
 
 
 def _verify_layer(stem: str, parts: dict[str, torch.Tensor], weight: tuple[int, ...]) -> None:
-    if set(parts) != {"lora_down.weight", "lora_up.weight", "alpha"}:
+    if not kind_of(parts) or any(side in parts for side in ("magnitude", "diff_b")):
         raise ExportError(f"LoRA layer {stem!r} has the parts {sorted(parts)}: not a LoRA.")
-    down, up = parts["lora_down.weight"], parts["lora_up.weight"]
-    inputs, outputs = tuple(weight[1:]), weight[0]
-    if tuple(down.shape[1:]) != inputs or up.shape[0] != outputs or down.shape[0] != up.shape[1]:
-        raise ExportError(
-            f"LoRA layer {stem!r} has shapes {tuple(down.shape)} and {tuple(up.shape)} for a "
-            f"weight of {weight} at {PREFIXES['unet']!r}."
-        )
+    if kind_of(parts) == "lora" and set(parts) != {"lora_down.weight", "lora_up.weight", "alpha"}:
+        raise ExportError(f"LoRA layer {stem!r} has the parts {sorted(parts)}: not a LoRA.")
     if not all(torch.isfinite(p).all() for p in parts.values()):
         raise ExportError(f"LoRA layer {stem!r} holds numbers that are not finite.")
+    plain = {k: v if k == "alpha" else v.to("meta") for k, v in parts.items()}
+    try:
+        made = change(plain, torch.empty(weight, device="meta"))
+        down = parts.get("lora_down.weight")
+        fits = tuple(made.shape) == tuple(weight) and (
+            down is None or tuple(down.shape[1:]) == tuple(weight[1:])
+        )
+    except FileError:
+        fits = False
+    if not fits:
+        shapes = {k: tuple(v.shape) for k, v in parts.items() if k != "alpha"}
+        raise ExportError(f"LoRA layer {stem!r} has shapes {shapes} for a weight of {weight}.")

@@ -10,7 +10,8 @@ import torch
 from .adapter import Adapter
 from .cache import Encoded
 from .errors import TrainingError
-from .objective import Objective
+from .noise import Draw
+from .objective import Batch, Objective
 from .plan import Plan
 from .rng import derive_seed, generator
 from .update import Updater
@@ -48,6 +49,7 @@ class Loop:
         self._adapter = adapter
         self._data = data
         self._sampler = plan.sampler
+        self._team = plan.team
         self._objective = Objective(
             plan.job.objective, plan.prediction, plan.zero_terminal_snr, plan.device
         )
@@ -81,15 +83,17 @@ class Loop:
         """Optimizer step `number` (from 0)."""
         begin = time.perf_counter()
         job = self._plan.job
-        torch.manual_seed(derive_seed(job.seed, "dropout", number))
+        torch.manual_seed(derive_seed(job.seed, "dropout", number, *[self._team.rank] * (self._team.rank > 0)))
         total, pictures = torch.zeros((), device=self._plan.device), []
         for part in range(job.batch.accumulation):
             position = number * job.batch.accumulation + part
             indices = self._sampler.batch(position)
             pictures += [self._plan.placements[i].item.path.name for i in indices]
             loss = self._loss(indices, position) / job.batch.accumulation
-            loss.backward()
+            if loss.requires_grad:  # not where there are more processes than pictures
+                loss.backward()
             total += loss.detach()
+        total = self._team.add_gradients(self.updater.parameters, total)
         norm = self.updater.clip()
         measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])
         loss, grad_norm, found = measured.tolist()  # the step's only sync
@@ -105,4 +109,14 @@ class Loop:
         batch = self._data.batch(indices, position)
         random = generator(self._plan.job.seed, "noise", position)
         draw = self._objective.draw(batch.latents, random)
+        if self._team.size > 1:
+            return self._share_of_loss(batch, draw, len(indices))
         return self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype).mean()
+
+    def _share_of_loss(self, batch: Batch, draw: Draw, count: int) -> torch.Tensor:
+        """What this process' pictures add to the mean over the whole batch."""
+        batch, draw = self._team.share(batch, count), self._team.share(draw, count)
+        if not len(batch.latents):
+            return torch.zeros((), device=self._plan.device)
+        losses = self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype)
+        return losses.sum() / count

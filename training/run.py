@@ -12,20 +12,20 @@ from pathlib import Path
 
 import torch
 
-from .adapter import Adapter, add_adapter
+from .adapter import Adapter
 from .cache import Encoded, encode
-from .checkpoint import load_unet
 from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
+from .follower import assemble, be_repeatable, follow
 from .job import TrainingJob
-from .live_text import LiveText
 from .loop import Loop, Step
 from .metadata import file_metadata
 from .plan import Plan, make_plan
 from .plot import plot_losses, running_mean
 from .preview import make_samples, needed_texts, planned
-from .state import RunLock, State, States, capture, restore
+from .processes import Team
+from .state import RunLock, State, States, capture
 from .tensorfile import write_bytes
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,13 @@ def run_job(
         torch.OutOfMemoryError: see `out_of_memory_advice`.
     """
     plan = make_plan(job)
+    with plan.team.joined(plan.device):
+        if plan.team.leads:
+            return _lead(plan, events, should_stop)
+        return Outcome(follow(plan))
+
+
+def _lead(plan: Plan, events: Events, should_stop: Callable[[], bool]) -> Outcome:
     with RunLock(plan.run_dir):
         events.keep_in(plan.run_dir / "events.jsonl")
         try:
@@ -83,10 +90,9 @@ class _Run:
         if found:
             self.state, self.saved_step = found, found.step
         self.events.emit("plan", **self.plan.summary(), resumed_from=self.state.step)
-        if self.plan.device.type == "cpu":  # there it costs nothing
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            torch.utils.deterministic.fill_uninitialized_memory = False
+        be_repeatable(self.plan.device)
         reused = self.state.step >= steps
+        self.plan.team.agree(not reused)
         if not reused or not self._samples_exist():
             try:
                 self._train()
@@ -108,18 +114,9 @@ class _Run:
     # ------------------------------------------------------------------------------- training
 
     def _train(self) -> None:
-        data = encode(self.plan, needed_texts(self.plan), self._progress)
-        for warning in data.warnings:
-            self.events.warn(warning)
-        self._progress("model", 0, 1)
-        unet = load_unet(self.plan.checkpoint, self.plan.dtype, self.plan.device)
-        live = LiveText(self.plan) if self.job.text_encoders.trained else None
-        adapter = add_adapter(unet, self.job, live.models if live else ())
-        data.live = live
-        loop = Loop(self.plan, adapter, data)
-        if self.state.step:
-            restore(self.state, adapter, loop.updater)
-        self._progress("model", 1, 1)
+        data = self._encode()
+        adapter, loop = assemble(self.plan, data, self.state)
+        self.events.emit("phase", name="model", done=1, total=1)
         self.events.emit(
             "phase",
             name="train",
@@ -129,9 +126,24 @@ class _Run:
             parameters=sum(p.numel() for p in adapter.parameters()),
         )
         self.saved_at = time.monotonic()
-        loop.run(self.state.step, lambda step: self._after(step, adapter, loop, data))
+        team = self.plan.team
+        loop.run(self.state.step, lambda s: team.agree(self._after(s, adapter, loop, data)))
         if self.state.step >= self.job.schedule.steps and self.job.samples.at_end:
             self._sample(adapter, data)
+
+    def _encode(self) -> Encoded:
+        """Fill the caches; the other processes wait for what has become of it."""
+        team = self.plan.team if self.state.step < self.job.schedule.steps else Team()
+        try:
+            data = encode(self.plan, needed_texts(self.plan), self._progress)
+            self._progress("model", 0, 1)
+        except Stopped:
+            team.agree(False)
+            raise
+        team.agree(True)
+        for warning in data.warnings:
+            self.events.warn(warning)
+        return data
 
     def _after(self, step: Step, adapter: Adapter, loop: Loop, data: Encoded) -> bool:
         state = self.state

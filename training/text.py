@@ -59,6 +59,11 @@ class TextEncoding:
                 f"together ({checkpoint.pooled_channels} and {width} pooled channels)."
             )
 
+    @property
+    def models(self) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """CLIP-L and bigG."""
+        return self._models
+
     def tokens(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, list[bool]]:
         """(ids for CLIP-L, ids for bigG, which captions were cut), ids (B, 77)."""
         parts = [self.chunks(caption, CHUNK) for caption in captions]
@@ -98,6 +103,12 @@ class TextEncoding:
     def _encode(
         self, ids_l: torch.Tensor, ids_g: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.encode_ids(ids_l, ids_g)
+
+    def encode_ids(
+        self, ids_l: torch.Tensor, ids_g: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(context, pooled) of tokens, with gradients where the encoders are being trained."""
         states, pooled = [], None
         for model, ids in zip(self._models, (ids_l, ids_g), strict=True):
             output = model(ids.to(self._device), output_hidden_states=True)

@@ -45,13 +45,14 @@ def lora(tiny_sdxl, tmp_path_factory):
             "base": {"checkpoint": "-"},
             "dataset": {"folder": "-"},
             "adapter": {"rank": 8, "alpha": 4.0},
+            "saving": {"precision": "fp32"},
         }
     )
     adapter = add_adapter(oracle, job)
     with torch.no_grad():
         for i, (_, pair) in enumerate(adapter.pairs()):
             pair.up.normal_(std=0.05, generator=torch.Generator().manual_seed(i))
-    tensors = lora_tensors(adapter.state(), job.alpha, checkpoint, "fp32")
+    tensors = lora_tensors(adapter.state(), job, checkpoint)
     write_lora(folder / "lora.safetensors", tensors, {"ss_v2": "False"}, checkpoint)
     return SimpleNamespace(oracle=oracle, adapter=adapter, path=folder / "lora.safetensors")
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from training import open_checkpoint
+from training import open_checkpoint, parse_job
 from training.checkpoint import Checkpoint
 from training.errors import ExportError
 from training.export import lora_names, lora_tensors, verify_lora
@@ -116,15 +116,20 @@ def test_metadata_is_what_other_tools_read(train, tmp_path):
     assert str(tmp_path) not in json.dumps(metadata)  # nobody's folders are published
 
 
+def make_job(precision):
+    base = {"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}}
+    return parse_job(base | {"adapter": {"rank": 4}, "saving": {"precision": precision}})
+
+
 def test_numbers_that_do_not_fit_the_format_are_refused(tiny_checkpoint):
     checkpoint = open_checkpoint(tiny_checkpoint)
     layer = "mid_block.attentions.0.proj_in"
     for value, message in ((1e6, "overflows in fp16"), (float("nan"), "is not finite")):
         state = {f"{layer}.down": torch.full((4, 64), value), f"{layer}.up": torch.ones(64, 4)}
         with pytest.raises(ExportError, match=f"{layer} {message}"):
-            lora_tensors(state, 4.0, checkpoint, "fp16")
+            lora_tensors(state, make_job("fp16"), checkpoint)
     state[f"{layer}.down"].fill_(1e6)
-    assert lora_tensors(state, 4.0, checkpoint, "bf16")
+    assert lora_tensors(state, make_job("bf16"), checkpoint)
 
 
 def test_every_fault_in_a_file_is_found(train, tiny_checkpoint, tmp_path):

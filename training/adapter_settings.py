@@ -1,0 +1,95 @@
+"""The sections of a job about what is trained: the adapter, its layers, the text encoders."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from .fields import Section, setting
+from .kinds import KINDS
+from .targets import TARGETS
+
+Pattern = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\w.*?\[\]-]+$")]
+Rank = Annotated[int, Field(ge=0, le=512)]
+Factor = Annotated[float, Field(gt=0, le=100)]
+MAX_PATTERNS = 256
+
+
+class AdapterSettings(Section):
+    """What is trained: small matrices beside the frozen model."""
+
+    kind: Literal[tuple(KINDS)] = setting(
+        "lora", "Kind of adapter. " + " ".join(f"{k.name}: {k.help}" for k in KINDS.values())
+    )
+    rank: int = setting(
+        16,
+        "Rank of the LoRA: more learns more detail and makes a larger file.",
+        ge=1,
+        le=512,
+    )
+    alpha: float | None = setting(
+        None,
+        "The LoRA's effect is scaled by alpha / rank; empty: alpha = rank, no scaling.",
+        gt=0,
+        le=4096,
+    )
+    targets: Literal[tuple(TARGETS)] = setting(
+        "transformer",
+        "Which layers of the UNet get an adapter. "
+        + " ".join(f"{t.name}: {t.help}" for t in TARGETS.values()),
+    )
+    layers: list[Pattern] = setting(
+        [],
+        "Names of layers or blocks instead of targets, in diffusers' words, * for any letters: "
+        "up_blocks.0.attentions.1, mid_block, attn2.",
+        max_length=MAX_PATTERNS,
+    )
+    block_ranks: dict[Pattern, Rank] = setting(
+        {},
+        "Ranks of single blocks, such as {mid_block: 32, text_encoder: 4}; 0 leaves a block out.",
+        max_length=MAX_PATTERNS,
+    )
+    block_rates: dict[Pattern, Factor] = setting(
+        {},
+        "Factors of the learning rate for single blocks, such as {down_blocks: 0.5}.",
+        max_length=MAX_PATTERNS,
+    )
+    dropout: float = setting(
+        0.0, "Chance that an input of an adapter is dropped in a step.", ge=0, le=0.9
+    )
+    rank_dropout: float = setting(
+        0.0, "Chance that a rank of an adapter is dropped in a step.", ge=0, le=0.9
+    )
+    module_dropout: float = setting(
+        0.0, "Chance that a whole adapter is dropped in a step.", ge=0, le=0.9
+    )
+    factor: int = setting(
+        -1, "LoKr: size of the small factor of each weight; -1 = as square as it goes.", ge=-1
+    )
+
+    @model_validator(mode="after")
+    def _known_to_the_kind(self):
+        kind = KINDS[self.kind]
+        for name in ("dropout", "rank_dropout", "module_dropout"):
+            if getattr(self, name) and name not in kind.dropouts:
+                raise ValueError(f"{name} does not exist for {self.kind}: leave it 0")
+        if self.kind == "oft" and self.alpha is not None:
+            raise ValueError("alpha does not exist for oft: leave it empty")
+        if self.factor == 0:
+            raise ValueError("factor should be -1 or at least 1")
+        return self
+
+
+class TextEncoderSettings(Section):
+    """The two text encoders: frozen and cached, or trained with rates of their own."""
+
+    learning_rate_1: float = setting(
+        0.0, "Learning rate of the first text encoder (CLIP-L); 0 = it stays frozen.", ge=0, le=1
+    )
+    learning_rate_2: float = setting(
+        0.0, "Learning rate of the second one (OpenCLIP bigG); 0 = it stays frozen.", ge=0, le=1
+    )
+
+    @property
+    def trained(self) -> bool:
+        """Whether one of them learns."""
+        return bool(self.learning_rate_1 or self.learning_rate_2)

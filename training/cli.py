@@ -48,7 +48,8 @@ def main(arguments: Sequence[str]) -> int:
     _stop_on_signals(stop)
     if options.control == "stdin":
         threading.Thread(target=_stop_on_stdin, args=(stop,), daemon=True).start()
-    return _run(options.job, options.set, events, stop)
+    count = [f"memory.processes={options.processes}"] if options.processes else []
+    return _run(options.job, [*options.set, *count], events, stop)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("set", nargs="*", metavar="section.field=value", help="change a setting")
     parser.add_argument("--settings", action="store_true", help="list every setting and leave")
     parser.add_argument("--control", choices=("signals", "stdin"), default="signals")
+    parser.add_argument(
+        "--processes", type=int, help="train with so many processes, as memory.processes"
+    )
     return parser
 
 
@@ -128,10 +132,14 @@ def _with_tokenizer(job: "TrainingJob") -> "TrainingJob":
 def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threading.Event) -> int:
     job = None
     try:
-        from .run import run_job
+        from .launch import launch
         from .settings import load_job, override
 
         job = _with_tokenizer(load_job(job_path, override(list(assignments))))
+        if job.memory.processes > 1 and "WORLD_SIZE" not in os.environ:
+            return launch([str(job_path), *assignments], job.memory.processes, events, stop)
+        from .run import run_job
+
         outcome = run_job(job, events, stop.is_set)
     except TrainingError as error:
         events.emit("error", kind=error.kind, message=str(error))

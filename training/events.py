@@ -36,6 +36,10 @@ class Events:
         self._file = open(path, "a", encoding="utf-8")
         self._streams.append(self._file)
 
+    def fileno(self) -> int:
+        """Descriptor of the stream, for a process that speaks in our place."""
+        return self._streams[0].fileno()
+
     def close(self) -> None:
         """Close the file; the stream stays open."""
         if self._file:

@@ -109,6 +109,13 @@ class MemorySettings(_Section):
     gradient_checkpointing: Literal["auto", "on", "off"] = _outside(
         "auto", "Compute activations twice to save memory; auto: where memory would be short."
     )
+    processes: int = _outside(
+        1,
+        "Processes that train together on this machine, one per GPU; each takes batch.size "
+        "pictures per pass.",
+        ge=1,
+        le=64,
+    )
 
 
 class SampleSettings(_Section):

@@ -16,6 +16,7 @@ from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
 from .records import Dataset
 from .sampler import BatchSampler
+from .processes import Team, find_team
 from .settings import identity_digest
 from .text import tokenizer_digest
 
@@ -36,6 +37,7 @@ class Plan:
         prediction: "epsilon" or "v_prediction".
         zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
+        team: the processes that train together; a batch is `batch.size` pictures for each.
     """
 
     job: TrainingJob
@@ -51,6 +53,7 @@ class Plan:
     zero_terminal_snr: bool
     resolution: int
     checkpointing: bool
+    team: Team = Team()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -61,7 +64,8 @@ class Plan:
     def sampler(self) -> BatchSampler:
         """The order of the batches."""
         job = self.job
-        return BatchSampler(self.placements, job.batch.size, job.seed, job.prior.ratio)
+        size = job.batch.size * self.team.size
+        return BatchSampler(self.placements, size, job.seed, job.prior.ratio)
 
     def summary(self) -> dict[str, Any]:
         """What the `plan` event says."""
@@ -80,6 +84,7 @@ class Plan:
             "prediction": self.prediction,
             "zero_terminal_snr": self.zero_terminal_snr,
             "gradient_checkpointing": self.checkpointing,
+            "processes": self.team.size,
         }
 
 
@@ -89,7 +94,8 @@ def make_plan(job: TrainingJob) -> Plan:
     Raises:
         TrainingError: JobError, CheckpointError or DatasetError, see their docstrings.
     """
-    device = _device(job.memory.device)
+    team = find_team()
+    device = _device(job.memory.device, team)
     precision = _precision(job.memory.precision, device)
     tokenizer = tokenizer_digest(job.base.tokenizer)
     checkpoint = open_checkpoint(job.base.checkpoint)
@@ -109,6 +115,7 @@ def make_plan(job: TrainingJob) -> Plan:
         "memory.precision": precision,
         "objective.prediction": prediction,
         "objective.zero_terminal_snr": terminal,
+        "batch.size": job.batch.size * team.size,
     }
     digest = identity_digest(
         job,
@@ -132,6 +139,7 @@ def make_plan(job: TrainingJob) -> Plan:
         zero_terminal_snr=terminal,
         resolution=resolution,
         checkpointing=_checkpointing(job, resolution, device),
+        team=team,
     )
 
 
@@ -182,7 +190,9 @@ def _run_dir(runs: Path, name: str, digest: str) -> Path:
     return runs / f"{name}{ending}"
 
 
-def _device(wanted: str) -> torch.device:
+def _device(wanted: str, team: Team) -> torch.device:
+    if team.size > 1 and wanted in ("auto", "cuda") and torch.cuda.is_available():
+        wanted = f"cuda:{team.local}"
     if wanted == "auto":
         found = torch.accelerator.is_available()
         return torch.accelerator.current_accelerator() if found else torch.device("cpu")

@@ -1,0 +1,53 @@
+"""The other processes of a run: they train along, and leave writing and deciding to the first."""
+
+import torch
+
+from .adapter import Adapter, add_adapter
+from .cache import Encoded, encode
+from .checkpoint import load_unet
+from .live_text import LiveText
+from .loop import Loop
+from .plan import Plan
+from .preview import needed_texts
+from .state import State, States, restore
+
+
+def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
+    """The model with its adapter and the loop, as they were when `state` was saved."""
+    unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
+    live = LiveText(plan) if plan.job.text_encoders.trained else None
+    adapter = add_adapter(unet, plan.job, live.models if live else ())
+    data.live = live
+    loop = Loop(plan, adapter, data)
+    if state.step:
+        restore(state, adapter, loop.updater)
+    return adapter, loop
+
+
+def be_repeatable(device: torch.device) -> None:
+    """Choose kernels that give the same bits every time, where that costs nothing."""
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def follow(plan: Plan) -> int:
+    """Train along with the first process until it says stop; returns the finished steps."""
+    team = plan.team
+    be_repeatable(plan.device)
+    if not team.agree(None):  # nothing to train
+        return plan.job.schedule.steps
+    if not team.agree(None):  # stopped while pictures were encoded
+        return 0
+    states = States(plan.run_dir, plan.digest, plan.job.saving.keep)
+    state = states.newest(lambda _: None) or State()
+    data = encode(plan, needed_texts(plan), lambda *_: None)
+    _, loop = assemble(plan, data, state)
+    done = [state.step]
+
+    def after(step) -> bool:
+        done[0] = step.number
+        return team.agree(None)
+
+    loop.run(state.step, after)
+    return done[0]

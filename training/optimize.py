@@ -190,7 +190,11 @@ def _flat(groups: list) -> list[torch.Tensor]:
 def _accepted(made: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """Those arguments that a class names; the others stay as it likes them."""
     known = inspect.signature(made).parameters
-    return {k: v for k, v in arguments.items() if k in known}
+    out = {k: v for k, v in arguments.items() if k in known}
+    betas = known["betas"].default if "betas" in known else ()
+    if not isinstance(betas, tuple) or len(betas) != 2:
+        out.pop("betas", None)  # three and more of them: other numbers than ours
+    return out
 
 
 def _first_installed(kind: OptimizerKind) -> type[torch.optim.Optimizer]:

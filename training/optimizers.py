@@ -215,5 +215,7 @@ class Prodigy(torch.optim.Optimizer):
         steps = torch._foreach_div([self.state[p]["exp_avg"] for p in weights], divisors)
         torch._foreach_mul_(steps, dlr.to(kind))
         if group["weight_decay"]:
-            torch._foreach_mul_(weights, (1.0 - dlr * group["weight_decay"]).to(kind))
+            # not times 1 - a: near the start a is smaller than what float32 can take from 1
+            decay = (dlr * group["weight_decay"]).to(kind)
+            torch._foreach_sub_(weights, torch._foreach_mul(weights, decay))
         torch._foreach_sub_(weights, steps)

@@ -1,0 +1,444 @@
+"""Optimizers against their libraries, rounding against theory, curves against transformers."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from training import JobError, merge, parse_job
+from training.errors import StateError
+from training.optimize import OPTIMIZERS, label, make_optimizer
+from training.optimizers import AdamWScheduleFree, Lion, Prodigy
+from training.schedules import SCHEDULES, rate_factor
+from training.update import Updater, stochastic_round
+
+LEAST = {"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}}
+RESUMED = [  # settings of every optimizer that is here
+    {"kind": "adamw"},
+    {"kind": "lion"},
+    {"kind": "adafactor"},
+    {"kind": "prodigy", "options": {"d0": 0.01}},
+    {"kind": "schedule_free", "learning_rate": 0.01},
+    {"kind": "other", "name": "torch.optim:RMSprop", "options": {"momentum": 0.9}},
+    {"kind": "other", "name": "torch.optim:SGD"},
+    {"kind": "other", "name": "pytorch_optimizer:CAME", "options": {"betas": [0.8, 0.9, 0.9]}},
+    {"kind": "other", "name": "pytorch_optimizer:AdEMAMix"},
+    {"kind": "other", "name": "prodigyopt:Prodigy", "options": {"d0": 0.01}},
+    {"kind": "other", "name": "schedulefree:RAdamScheduleFree"},
+    {"kind": "adamw", "ema_decay": 0.9},
+    {"kind": "adamw", "weights": "bf16"},
+    {"kind": "schedule_free", "weights": "bf16", "max_grad_value": 0.1, "learning_rate": 0.05},
+    {"kind": "prodigy", "weights": "bf16", "ema_decay": 0.5, "options": {"d0": 0.1}},
+]
+
+
+def job(**optimizer):
+    return parse_job(merge(LEAST, {"optimizer": optimizer, "schedule": {"steps": 10}}))
+
+
+def weights(seed: int = 0) -> list[torch.nn.Parameter]:
+    random = torch.Generator().manual_seed(seed)
+    shapes = [(4, 6), (3, 4), (5,)]
+    out = [torch.nn.Parameter(torch.randn(s, generator=random)) for s in shapes]
+    with torch.no_grad():
+        out[1].zero_()  # like the up matrices of a fresh LoRA
+    return out
+
+
+def pull(parameters, number: int) -> None:
+    """Gradients that depend on the weights and the step only."""
+    for i, p in enumerate(parameters):
+        random = torch.Generator().manual_seed(100 * number + i)
+        noise = torch.randn(p.shape, generator=random)
+        p.grad = (0.5 * (p.detach().float() - 1.0) + noise).to(p.dtype)
+
+
+# ------------------------------------------------------------------------------ against libraries
+
+
+def run_both(ours, theirs, steps: int = 25, rates=lambda n: None) -> tuple[list, list]:
+    """(weights of ours, of theirs) after the same gradients."""
+    one, two = weights(), weights()
+    first, second = ours(one), theirs(two)
+    for optimizer in (first, second):
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+    for number in range(steps):
+        for parameters, optimizer in ((one, first), (two, second)):
+            pull(parameters, number)
+            for group in optimizer.param_groups:
+                group["lr"] = rates(number) or group["lr"]
+            optimizer.step()
+    return (one, first), (two, second)
+
+
+def close(one, two) -> None:
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_lion_is_pytorch_optimizers():
+    from pytorch_optimizer import Lion as Theirs
+
+    (one, _), (two, _) = run_both(
+        lambda p: Lion(p, lr=0.01, weight_decay=0.1),
+        lambda p: Theirs(p, lr=0.01, weight_decay=0.1, betas=(0.9, 0.99)),
+    )
+    close(one, two)
+
+
+def test_schedule_free_is_the_authors():
+    from schedulefree import AdamWScheduleFree as Theirs
+
+    (one, first), (two, second) = run_both(
+        lambda p: AdamWScheduleFree(p, lr=0.01, weight_decay=0.1),
+        lambda p: Theirs(p, lr=0.01, weight_decay=0.1),
+        rates=lambda n: 0.01 * min(1.0, (n + 1) / 5),
+    )
+    close(one, two)
+    first.eval(), second.eval()
+    close(one, two)
+    assert not torch.allclose(one[0], first.state[one[0]]["z"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_bias_correction": True, "safeguard_warmup": True, "weight_decay": 0.1},
+        {"d_coef": 0.5, "growth_rate": 1.3, "d0": 1e-3},
+    ],
+)
+def test_prodigy_is_the_authors(options, capsys):
+    from prodigyopt import Prodigy as Theirs
+
+    (one, first), (two, second) = run_both(
+        lambda p: Prodigy(p, **options), lambda p: Theirs(p, **options), steps=60
+    )
+    found, expected = first.param_groups[0]["d"], second.param_groups[0]["d"]
+    assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(found) > 10 * options.get("d0", 1e-6)  # it has found something
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-3)
+
+
+def test_prodigy_without_gradients_stays():
+    parameters = weights()
+    optimizer = Prodigy(parameters)
+    for p in parameters:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert float(optimizer.param_groups[0]["d"]) == 1e-6
+    close(parameters, weights())
+
+
+def test_the_named_ones_are_what_they_say():
+    for settings, expected in (
+        ({"kind": "adamw"}, torch.optim.AdamW),
+        ({"kind": "other", "name": "torch.optim:Adamax"}, torch.optim.Adamax),
+        ({"kind": "lion"}, Lion),
+    ):
+        made = make_optimizer(weights(), job(**settings).optimizer)
+        assert type(made) is expected
+    made = make_optimizer(weights(), job(kind="adafactor", weight_decay=0.5).optimizer)
+    assert made.param_groups[0]["scale_parameter"] is False
+    assert made.param_groups[0]["weight_decay"] == 0.5
+    options = {"nesterov": True, "momentum": 0.5}
+    named = job(kind="other", name="torch.optim:SGD", options=options).optimizer
+    group = make_optimizer(weights(), named).param_groups[0]
+    assert group["nesterov"] and group["momentum"] == 0.5 and group["weight_decay"] == 0.01
+    assert label(named) == "torch.optim.SGD"
+    assert label(job().optimizer) == "torch.optim.adamw.AdamW"
+
+
+# --------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"kind": "other"}, "optimizer.name"),
+        ({"kind": "adamw", "name": "torch.optim:SGD"}, "kind other"),
+        ({"kind": "other", "name": "os:system"}, "library of torch.optim"),
+        ({"kind": "other", "name": "torch.optim.sgd:SGD"}, "library of"),
+        ({"kind": "other", "name": "torch.optim:__import__"}, "library:Name"),
+        ({"kind": "other", "name": "SGD"}, "library:Name"),
+        ({"options": {"a b": 1}}, "optimizer.options"),
+        ({"options": {"hook": {"deep": 1}}}, "optimizer.options"),
+        ({"kind": "schedule_free", "ema_decay": 0.9}, "ema_decay to 0"),
+    ],
+)
+def test_impossible_choices_are_refused(settings, message):
+    with pytest.raises(JobError, match=message):
+        job(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"kind": "other", "name": "torch.optim:Nothing"}, "no optimizer 'Nothing'"),
+        ({"kind": "other", "name": "torch.optim:lr_scheduler"}, "no optimizer 'lr_scheduler'"),
+        ({"kind": "other", "name": "transformers:pipeline"}, "no optimizer 'pipeline'"),
+        ({"options": {"betaz": 1}}, "AdamW refuses its options.*betaz"),
+        ({"kind": "other", "name": "torch.optim:SGD", "options": {"nesterov": True}}, "Nesterov"),
+        ({"kind": "schedule_free", "beta1": 0.0}, "beta1 above 0"),
+    ],
+)
+def test_what_a_library_refuses_is_said(settings, message):
+    with pytest.raises(JobError, match=message):
+        make_optimizer(weights(), job(**settings).optimizer)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    for module in ("bitsandbytes", "bitsandbytes.optim", "torchao", "torchao.optim"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if not installed
+    with pytest.raises(JobError, match="pip install bitsandbytes or torchao"):
+        make_optimizer(weights(), job(kind="adamw_8bit").optimizer)
+    with pytest.raises(JobError, match="pip install bitsandbytes in"):
+        make_optimizer(weights(), job(kind="other", name="bitsandbytes.optim:Lion8bit").optimizer)
+
+
+# ---------------------------------------------------------------------------------------- resume
+
+
+def take(updater: Updater, start: int, end: int) -> None:
+    for number in range(start, end):
+        pull(updater.parameters, number)
+        updater.clip()
+        updater.step(number)
+        updater.zero_grad()
+
+
+def groups(parameters) -> list[dict]:
+    return [{"params": parameters[:1], "factor": 1.0}, {"params": parameters[1:], "factor": 1.0}]
+
+
+@pytest.mark.parametrize("settings", RESUMED, ids=lambda s: "-".join(map(str, s.values())))
+def test_every_optimizer_goes_on_to_the_bit(settings, tmp_path):
+    from training.state import State, States
+
+    chosen = job(**settings)
+    whole = Updater(groups(weights()), chosen)
+    take(whole, 0, 9)
+    first = Updater(groups(weights()), chosen)
+    take(first, 0, 4)
+    with first.averaged():  # looking does not change anything
+        pass
+    adapter = {str(i): p.detach() for i, p in enumerate(first.parameters)}
+    states = States(tmp_path, "digest", keep=1)
+    states.save(State(step=4, adapter=adapter, update=first.state()))
+    found = states.newest(pytest.fail)
+    second = Updater(groups(weights(seed=5)), chosen)
+    with torch.no_grad():
+        for i, p in enumerate(second.parameters):
+            p.copy_(found.adapter[str(i)])
+    second.load(found.update)
+    take(second, 4, 9)
+    for a, b, start in zip(whole.parameters, second.parameters, weights(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, start.to(a.dtype))
+    with whole.averaged(), second.averaged():
+        for a, b in zip(whole.parameters, second.parameters, strict=True):
+            assert torch.equal(a, b)
+    assert len({tuple(p.shape) for p in whole.parameters}) == 3
+
+
+def test_another_optimizer_does_not_take_the_state():
+    state = Updater(groups(weights()), job()).state()
+    with pytest.raises(StateError, match="optimizer.*AdamW"):
+        Updater(groups(weights()), job(kind="lion")).load(state)
+
+
+def test_tensors_made_of_tensors_are_only_rebuilt_for_known_libraries():
+    from training.optimizer_state import load_memory
+
+    made = {"class": "os:system", "parts": [], "context": [], "shape": [1], "stride": [1]}
+    with pytest.raises(StateError, match="os:system"):
+        load_memory({"x#kind": made}, torch.device("cpu"), {})
+
+
+# ------------------------------------------------------------------------- averages and rounding
+
+
+def test_the_running_mean_is_diffusers():
+    from diffusers.training_utils import EMAModel
+
+    updater = Updater(groups(weights()), job(ema_decay=0.6))
+    oracle = EMAModel(updater.parameters, decay=0.6)
+    for number in range(8):
+        take(updater, number, number + 1)
+        oracle.step(updater.parameters)
+    trained = [p.detach().clone() for p in updater.parameters]
+    with updater.averaged():
+        close(updater.parameters, oracle.shadow_params)
+        assert not torch.equal(updater.parameters[0], trained[0])
+    for p, value in zip(updater.parameters, trained, strict=True):
+        assert torch.equal(p, value)
+
+
+def test_schedule_free_shows_its_average_and_goes_on():
+    from schedulefree import AdamWScheduleFree as Theirs
+
+    chosen = job(kind="schedule_free", learning_rate=0.01, weight_decay=0.0, max_grad_norm=0)
+    updater = Updater(groups(weights()), chosen)
+    parameters = weights()
+    oracle = Theirs(parameters, lr=0.01)
+    oracle.train()
+    for number in range(6):
+        take(updater, number, number + 1)
+        pull(parameters, number)
+        oracle.step()
+        before = [p.detach().clone() for p in updater.parameters]
+        with updater.averaged():
+            oracle.eval()
+            close(updater.parameters, parameters)
+            oracle.train()
+        assert all(map(torch.equal, before, updater.parameters))
+
+
+def test_chance_rounds_to_neighbours_and_keeps_the_mean():
+    value = 1.0 + 2.0**-7 * 0.3  # three tenths of the way to bfloat16's next number
+    values = torch.full((40_000,), value)
+    rounded = stochastic_round(values, torch.Generator().manual_seed(0))
+    assert rounded.dtype == torch.bfloat16
+    assert set(rounded.tolist()) == {1.0, 1.0 + 2.0**-7}
+    assert float(rounded.double().mean()) == pytest.approx(value, abs=2.0**-7 * 0.01)
+    exact = torch.tensor([0.0, -2.5, 3.0, math.inf, -math.inf])
+    assert torch.equal(stochastic_round(exact, torch.Generator()).float(), exact)
+    negative = stochastic_round(-values, torch.Generator().manual_seed(0))
+    assert torch.equal(negative, -rounded)
+    assert stochastic_round(torch.tensor([math.nan]), torch.Generator()).isnan().all()
+
+
+def test_small_steps_are_not_lost_in_bf16():
+    """One percent of bfloat16's spacing per step: rounding to the nearest would never move."""
+    moved = []
+    for kind in ("bf16", "fp32"):
+        p = torch.nn.Parameter(torch.ones(4000))
+        chosen = job(
+            kind="other",
+            name="torch.optim:SGD",
+            weights=kind,
+            learning_rate=1.0,
+            weight_decay=0.0,
+            max_grad_norm=0,
+        )
+        chosen = chosen.model_copy(
+            update={
+                "schedule": parse_job(
+                    merge(LEAST, {"schedule": {"steps": 100, "kind": "constant"}})
+                ).schedule
+            }
+        )
+        updater = Updater([{"params": [p], "factor": 1.0}], chosen)
+        for number in range(100):
+            p.grad = torch.full_like(p, -(2.0**-7) / 100)
+            updater.clip()
+            updater.step(number)
+            updater.zero_grad()
+        assert p.dtype == (torch.bfloat16 if kind == "bf16" else torch.float32)
+        moved.append(float(p.detach().double().mean()) - 1.0)
+    assert moved[1] == pytest.approx(2.0**-7, rel=1e-3)
+    assert moved[0] == pytest.approx(2.0**-7, rel=0.05)
+
+
+def test_gradients_are_cut_and_shortened():
+    updater = Updater(groups(weights()), job(max_grad_value=0.5, max_grad_norm=1.0))
+    for p in updater.parameters:
+        p.grad = torch.full_like(p, -3.0)
+    count = sum(p.numel() for p in updater.parameters)
+    assert float(updater.clip()) == pytest.approx(3.0 * math.sqrt(count), rel=1e-5)
+    expected = -0.5 / (0.5 * math.sqrt(count))
+    for p in updater.parameters:
+        torch.testing.assert_close(p.grad, torch.full_like(p, expected), atol=1e-5, rtol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------- curves
+
+
+def schedule(**values):
+    return parse_job(merge(LEAST, {"schedule": values})).schedule
+
+
+def torch_factors(make, steps: int = 50) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = make(optimizer)
+    out = []
+    for _ in range(steps):
+        out.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return out
+
+
+def test_curves_are_those_of_transformers():
+    from transformers import optimization as theirs
+
+    steps = 50
+    expected = {
+        "constant": lambda o: theirs.get_constant_schedule(o),
+        "linear": lambda o: theirs.get_linear_schedule_with_warmup(o, 0, steps),
+        "cosine": lambda o: theirs.get_cosine_with_hard_restarts_schedule_with_warmup(
+            o, 0, steps, num_cycles=3
+        ),
+        "polynomial": lambda o: theirs.get_polynomial_decay_schedule_with_warmup(
+            o, 0, steps, lr_end=0.1, power=3.0
+        ),
+        "wsd": lambda o: theirs.get_wsd_schedule(
+            o,
+            num_warmup_steps=0,
+            num_decay_steps=15,
+            num_stable_steps=35,
+            decay_type="1-sqrt",
+            min_lr_ratio=0.1,
+        ),
+    }
+    for kind, make in expected.items():
+        floor = 0.1 if kind in ("polynomial", "wsd") else 0.0
+        settings = schedule(steps=steps, kind=kind, cycles=3, decay=0.3, power=3.0, floor=floor)
+        ours = [rate_factor(i, settings) for i in range(steps)]
+        assert ours == pytest.approx(torch_factors(make), abs=1e-6), kind
+
+
+def test_rex_has_the_paper_s_shape():
+    settings = schedule(steps=100, kind="rex")
+    factors = [rate_factor(i, settings) for i in range(100)]
+    assert factors[0] == 1.0 and factors[50] == pytest.approx(0.5 / 0.75)
+    falls = [a - b for a, b in zip(factors, factors[1:], strict=False)]
+    assert falls == sorted(falls) and factors[-1] < 0.02
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_curves_start_full_and_end_at_their_floor(kind):
+    settings = schedule(steps=1000, kind=kind, warmup=0.1, floor=0.25)
+    factors = [rate_factor(i, settings) for i in range(1000)]
+    assert all(0 < f <= 1 for f in factors) and factors[100] == 1.0
+    assert factors[:100] == sorted(factors[:100])
+    end = 1.0 if kind == "constant" else 0.25
+    assert factors[-1] == pytest.approx(end, abs=0.04)
+
+
+def test_an_optimizer_that_finds_its_rate_gets_no_other():
+    updater = Updater(groups(weights()), job(kind="prodigy", learning_rate=1e-5))
+    assert updater.rate(0) == 1.0
+    take(updater, 0, 5)
+    like = torch.zeros(())
+    assert 0 < float(updater.found_rate(like)) < 1
+    free = Updater(groups(weights()), job(kind="schedule_free", learning_rate=0.5))
+    assert [free.rate(i) for i in (0, 5, 9)] == [0.5] * 3  # no falling curve
+    assert set(OPTIMIZERS) >= {"adamw", "adamw_8bit", "lion", "adafactor", "prodigy"}
+
+
+def test_groups_keep_their_own_rates():
+    parameters = weights()
+    split = [{"params": parameters[:1], "factor": 1.0}, {"params": parameters[1:], "factor": 0.0}]
+    for settings in (
+        {"kind": "adamw"},
+        {"kind": "prodigy", "options": {"d0": 0.01}},
+        {"kind": "adamw", "weights": "bf16"},
+    ):
+        updater = Updater([dict(g) for g in split], job(**settings, weight_decay=0.0))
+        before = [p.detach().clone() for p in updater.parameters]
+        take(updater, 0, 3)
+        assert not torch.equal(before[0], updater.parameters[0])
+        assert torch.equal(before[1], updater.parameters[1])

@@ -147,6 +147,28 @@ class Dataset:
             raise DatasetError(f"Not a dataset: {first_problem(error)}.") from None
 
 
+def combine(datasets: Sequence[Dataset]) -> Dataset:
+    """One dataset with the pictures and issues of several, in order.
+
+    Raises:
+        DatasetError: there is none, or one of them is something else.
+    """
+    if not datasets:
+        raise DatasetError("Nothing to combine: connect at least one dataset.")
+    for number, dataset in enumerate(datasets, 1):
+        if not isinstance(dataset, Dataset):
+            raise DatasetError(f"Dataset {number} is none: connect a dataset node.")
+    if len(datasets) == 1:
+        return datasets[0]
+    issues = [
+        Issue(f"{d.name}: {i.path}" if i.path else d.name, i.severity, i.message)
+        for d in datasets
+        for i in d.issues
+    ]
+    items = tuple(item for dataset in datasets for item in dataset.items)
+    return Dataset(items, tuple(issues), " + ".join(d.name for d in datasets)[:200])
+
+
 _ADAPTER = TypeAdapter(Dataset)
 
 

@@ -97,13 +97,14 @@ def _write(
     at: tuple[int, int],
 ) -> None:
     x, y = at
-    head = item.category or "picture"
+    head = "regularisation" if item.prior else item.category or "picture"
     tail = f" x{item.repeats}" if item.repeats > 1 else ""
     if placement is not None:
         tail += "  {}x{}".format(*placement.bucket_size)
     draw.text((x, y), head, CATEGORY_COLOURS[item.category], font)
     draw.text((x + draw.textlength(head, font), y), tail, FAINT, font)
-    for number, line in enumerate(_wrap(draw, font, item.caption, THUMB - 8), start=1):
+    caption = " / ".join(item.caption.splitlines())  # alternatives
+    for number, line in enumerate(_wrap(draw, font, caption, THUMB - 8), start=1):
         draw.text((x, y + number * LINE), line, TEXT, font)
 
 

@@ -1,0 +1,348 @@
+"""Captioning models of the transformers library, tiny and random but of the real classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training.captioner import Captioner, CaptionerError, caption_all, tidy
+from training.captions import read_caption
+from training.dataset import read_dataset
+from training.errors import DatasetError
+from training.sidecars import caption_folder, report
+
+WORDS = "a woman in red dress on stage photo of".split()
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 16,
+}
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "pad_token_id": 0,
+}
+
+
+def bert_tokenizer(folder: Path):
+    from transformers import BertTokenizer
+
+    folder.mkdir()
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(tokens), "utf-8")
+    return BertTokenizer.from_pretrained(str(folder))
+
+
+def make_blip(folder: Path) -> None:
+    import transformers as t
+
+    tokenizer = bert_tokenizer(folder)
+    text = {**TEXT, "vocab_size": len(tokenizer), "sep_token_id": 3, "encoder_hidden_size": 32}
+    config = t.BlipConfig(text_config=text, vision_config=VISION, projection_dim=32)
+    t.BlipForConditionalGeneration(config).save_pretrained(folder)
+    pictures = t.BlipImageProcessor(size={"height": 32, "width": 32})
+    t.BlipProcessor(pictures, tokenizer).save_pretrained(folder)
+
+
+def make_git(folder: Path) -> None:
+    import transformers as t
+
+    tokenizer = bert_tokenizer(folder)
+    config = t.GitConfig(vision_config=VISION, vocab_size=len(tokenizer), **TEXT)
+    t.GitForCausalLM(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    pictures = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    t.GitProcessor(pictures, tokenizer).save_pretrained(folder)
+
+
+def make_florence(folder: Path) -> None:
+    """Florence-2 with one byte per token; it may not end early, so that it says something."""
+    import transformers as t
+
+    folder.mkdir()
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(b) for b in visible] + [chr(256 + i) for i in range(256 - len(visible))]
+    vocabulary = {w: i for i, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters])}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    tokenizer = t.BartTokenizer.from_pretrained(
+        str(folder), extra_special_tokens={"image_token": "<image>"}
+    )
+    pictures = t.CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    pictures.image_seq_length = 17
+    t.Florence2Processor(pictures, tokenizer).save_pretrained(folder)
+    vision = {
+        "embed_dim": [8, 16],
+        "num_heads": [1, 2],
+        "num_groups": [1, 2],
+        "depths": [1, 1],
+        "patch_size": [7, 3],
+        "patch_stride": [4, 2],
+        "patch_padding": [3, 1],
+        "patch_prenorm": [False, True],
+        "window_size": 2,
+        "projection_dim": 16,
+    }
+    text = {
+        "model_type": "bart",
+        "vocab_size": len(tokenizer),
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "max_position_embeddings": 400,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    }
+    config = t.Florence2Config(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.image_token_id,
+        is_encoder_decoder=True,
+    )
+    model = t.Florence2ForConditionalGeneration(config)
+    model.generation_config.bad_words_ids = [[2], [0], [1]]
+    model.save_pretrained(folder)
+
+
+MAKERS = {"blip": make_blip, "git": make_git, "florence2": make_florence}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("captioners")
+    with torch.random.fork_rng():
+        for name, make in MAKERS.items():
+            torch.manual_seed(3)
+            make(root / name)
+    return {name: root / name for name in MAKERS}
+
+
+@pytest.fixture(scope="module")
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_caption_is_what_the_library_generates(models, noise, kind):
+    """The processor and `generate` called by hand; the caption is their answer, tidied."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    captioner = Captioner(models[kind])
+    ours = captioner.caption(noise, beams=1, max_words=6)
+    processor = AutoProcessor.from_pretrained(models[kind])
+    model = AutoModelForImageTextToText.from_pretrained(models[kind]).eval()
+    prompt = {"text": "<DETAILED_CAPTION>"} if kind == "florence2" else {}
+    inputs = processor(images=Image.fromarray(noise), return_tensors="pt", **prompt)
+    ids = model.generate(**inputs, max_new_tokens=16, do_sample=False, num_beams=1)
+    theirs = processor.batch_decode(ids, skip_special_tokens=True)[0]
+    assert ours == tidy(theirs, max_words=6)
+    assert len(ours.split()) <= 6 and ours == captioner.caption(noise, beams=1, max_words=6)
+    if kind != "florence2":
+        assert ours and set(ours.split()) <= set(WORDS)
+
+
+@pytest.mark.parametrize("kind", ["blip", "git"])
+def test_a_prompt_is_completed_and_not_repeated(models, noise, kind):
+    captioner = Captioner(models[kind])
+    text = captioner.caption(noise, "A photo of", beams=2)
+    assert not text.lower().startswith("a photo of")
+    assert set(text.split()) <= set(WORDS)
+
+
+def test_florence_understands_its_tasks_only(models, noise):
+    captioner = Captioner(models["florence2"])
+    assert isinstance(captioner.caption(noise, "<CAPTION>"), str)
+    with pytest.raises(CaptionerError, match="does not fit this captioner.*<MORE_DETAILED"):
+        captioner.caption(noise, "<CAPTION> and more")
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "words", "expected"),
+    [
+        ("a photo of a  dog. ", "A photo of", 9, "a dog"),
+        ("</s><s>A dog,\n sitting.</s>", "", 9, "A dog, sitting"),
+        ("one two three", "", 2, "one two"),
+        ("a photographer", "a photo", 9, "a photographer"),
+        ("", "", 5, ""),
+    ],
+)
+def test_tidy(text, prompt, words, expected):
+    assert tidy(text, prompt, words) == expected
+
+
+def rewrite(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), "utf-8")
+
+
+def drop_a_weight(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(sorted(tensors)[5])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+BROKEN = {
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
+    "config of bytes": (
+        lambda f: (f / "config.json").write_bytes(b"\xff\x00"),
+        "config.json cannot be read",
+    ),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), "type None is not known"),
+    "another model": (lambda f: rewrite(f, model_type="bert"), "type 'bert' is not known"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "cannot be loaded"),
+    "cut weights": (
+        lambda f: (f / "model.safetensors").write_bytes(b"\x10" * 99),
+        "cannot be loaded",
+    ),
+    "a weight is missing": (drop_a_weight, "1 weights are missing"),
+    "only a pickle": (only_a_pickle, "cannot be loaded"),
+    "no processor": (
+        lambda f: [p.unlink() for p in f.glob("*processor_config.json")],
+        "cannot be loaded",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_models_are_named(models, tmp_path, name):
+    import shutil
+
+    folder = tmp_path / "my_blip"
+    shutil.copytree(models["blip"], folder)
+    spoil, words = BROKEN[name]
+    spoil(folder)
+    with pytest.raises(CaptionerError, match=words) as caught:
+        Captioner(folder)
+    assert "my_blip" in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture
+def folder(tmp_path, pictures) -> Path:
+    for n, name in enumerate(("a.png", "b.png", "c.png", "10_zoe/d.png")):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((pictures / f"p{n}.png").read_bytes())
+    (tmp_path / "set" / "a.txt").write_text("by hand", "utf-8")
+    (tmp_path / "set" / "b.txt").write_text("  \n", "utf-8")
+    (tmp_path / "set" / "bad.png").write_bytes(b"no picture")
+    return tmp_path / "set"
+
+
+def size_of(pixels_hwc: np.ndarray) -> str:
+    return f"{pixels_hwc.shape[1]} wide"
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {p.name: read_caption(p)[0] for p in folder.rglob("*.txt")}
+
+
+def test_pictures_without_a_caption_get_one(folder):
+    seen = []
+    results = caption_folder(
+        folder, size_of, "film still", progress=lambda done, total: seen.append((done, total))
+    )
+    assert texts(folder) == {
+        "a.txt": "by hand",
+        "b.txt": "film still, 96 wide",
+        "c.txt": "film still, 64 wide",
+        "d.txt": "film still, 80 wide",
+    }
+    assert [(r.name, r.written) for r in results] == [
+        ("a.png", False),
+        ("b.png", True),
+        ("bad.png", False),
+        ("c.png", True),
+        ("10_zoe/d.png", True),
+    ]
+    assert seen == [(n, 5) for n in range(6)]
+    said = report(results)
+    assert said.startswith("3 captions written, 1 kept.") and "bad.png: not a picture" in said
+    captions = {i.path.name: i.caption for i in read_dataset(folder).items}
+    assert captions["d.png"] == "zoe, film still, 80 wide"
+    assert not caption_folder(folder, size_of)[1].written  # a second time nothing is done
+
+
+def test_overwriting_must_be_asked_for(folder):
+    (folder / "c.caption").write_text("also by hand", "utf-8")
+    caption_folder(folder, size_of, overwrite=True)
+    assert texts(folder)["a.txt"] == "64 wide" and texts(folder)["c.txt"] == "64 wide"
+    assert (folder / "c.caption").read_text("utf-8") == "also by hand"
+
+
+def test_other_kinds_of_captions_are_kept(folder):
+    (folder / "b.txt").unlink()
+    (folder / "c.caption").write_bytes(b"\x00\x01")  # unreadable, yet somebody's
+    line = {"file_name": "b.png", "text": "listed"}
+    (folder / "metadata.jsonl").write_text(json.dumps(line), "utf-8")
+    caption_folder(folder, size_of)
+    assert set(texts(folder)) == {"a.txt", "d.txt"}
+
+
+def test_pictures_of_one_name_share_a_caption(folder, pictures):
+    (folder / "c.webp").write_bytes((pictures / "p1.png").read_bytes())
+    results = {r.name: r for r in caption_folder(folder, size_of)}
+    assert results["c.png"].caption == results["c.webp"].caption
+    assert results["c.png"].written != results["c.webp"].written
+
+
+def test_a_full_disk_leaves_no_half_caption(folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.tensorfile.os.fsync", full)
+    with pytest.raises(DatasetError, match=r"b\.png: its caption cannot be written \(No space"):
+        caption_folder(folder, size_of)
+    assert texts(folder) == {"a.txt": "by hand", "b.txt": ""}
+    assert not list(folder.rglob("*.part"))
+
+
+def test_an_empty_folder_and_an_interrupt(folder, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DatasetError, match="No images in none"):
+        caption_folder(tmp_path / "none", size_of)
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        caption_folder(folder, size_of, progress=stop)
+    assert set(texts(folder)) == {"a.txt", "b.txt"} and texts(folder)["b.txt"] == "96 wide"
+
+
+def test_pictures_of_the_graph():
+    pictures = [np.zeros((8, 12, 3), np.float32), np.full((8, 9, 4), 2.0, np.float32)]
+    seen = []
+
+    def describe(pixels_hwc):
+        assert pixels_hwc.dtype == np.uint8 and pixels_hwc.shape[2] == 3
+        return f"{pixels_hwc.max()}"
+
+    captions = caption_all(pictures, describe, "p", lambda d, t: seen.append((d, t)))
+    assert captions == ["p, 0", "p, 255"] and seen == [(0, 2), (1, 2), (2, 2)]

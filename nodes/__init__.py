@@ -2,11 +2,14 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import dataset, pose, reference, regions, scene, training, video
+from . import captions, data_options, dataset, pose, reference, regions, scene, training, video
+from .runtime.pause import add_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
+    *captions.NODES,
     *training.NODES,
+    *data_options.NODES,
     *pose.NODES,
     *regions.NODES,
     *scene.NODES,
@@ -16,6 +19,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class TroupeExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

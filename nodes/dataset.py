@@ -1,29 +1,33 @@
 """Nodes of the menu section troupe/training that say what to learn from."""
 
 from pathlib import Path
+from typing import get_args
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 import yaml
-from comfy_api.v0_0_2 import io, ui
+from comfy_api.v0_0_2 import io
 from pydantic import ValidationError
 
-from ..training.buckets import count_buckets, plan_buckets
 from ..training.dataset import Dataset, DatasetSettings, read_dataset
 from ..training.errors import DatasetError
-from ..training.folders import fingerprint, list_folders
-from ..training.records import CATEGORIES, EXTENSIONS, CategorySettings, first_problem
-from ..training.sheet import contact_sheet
+from ..training.folders import fingerprint
+from ..training.records import (
+    CATEGORIES,
+    MAX_WEIGHT,
+    CategorySettings,
+    combine,
+    first_problem,
+)
 from ..training.store import keep_pictures
-from .runtime.paths import PathError, dataset_roots, find_below
+from .runtime.datasets import dataset_result, find_folder, folder_names, progress_callback
+from .runtime.paths import PathError, dataset_roots
 from .runtime.types import Dataset as DatasetSocket
 
 CATEGORY = "troupe/training"
-IN_DATASETS = " [datasets]"  # marks a name that lies in input/ as well
 STORE = ("troupe", "datasets")  # below output/
 NO_CATEGORY = "none"
+MAX_DATASETS = 16
 
 
 def _text(name: str, model: type = DatasetSettings, prefix: str = "", **more) -> io.Input:
@@ -50,6 +54,40 @@ def _resolution() -> io.Input:
         tooltip="The resolution you will train at: for the buckets shown on the contact sheet "
         "and the hint about small pictures. It changes nothing in the dataset.",
     )
+
+
+def _roles() -> list[io.Input]:
+    """What masks mean, what the pictures are for, and how much they count."""
+    fields = DatasetSettings.model_fields
+    common = {"optional": True, "advanced": True}
+    return [
+        io.Combo.Input(
+            "masks",
+            options=list(get_args(fields["masks"].annotation)),
+            default=fields["masks"].default,
+            tooltip=fields["masks"].description,
+            **common,
+        ),
+        io.Boolean.Input(
+            "regularisation",
+            default=fields["regularisation"].default,
+            tooltip=fields["regularisation"].description,
+            **common,
+        ),
+        io.Float.Input(
+            "weight",
+            default=fields["weight"].default,
+            min=0.0,
+            max=MAX_WEIGHT,
+            step=0.05,
+            tooltip=fields["weight"].description,
+            **common,
+        ),
+    ]
+
+
+def _chosen_roles(masks: str, regularisation: bool, weight: float) -> dict:
+    return {"masks": masks, "regularisation": regularisation, "weight": weight}
 
 
 def _outputs() -> list[io.Output]:
@@ -80,7 +118,7 @@ class TroupeLoadDataset(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=_folder_names(),
+                    options=folder_names(),
                     tooltip="A folder in ComfyUI's input/ or datasets/. Captions are same-name "
                     ".txt files beside the pictures.",
                 ),
@@ -102,6 +140,7 @@ class TroupeLoadDataset(io.ComfyNode):
                     tooltip="Further settings as YAML, for example "
                     "'categories: {attire: {repeats: 3}}'. Filled-in fields above come first.",
                 ),
+                *_roles(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -113,7 +152,7 @@ class TroupeLoadDataset(io.ComfyNode):
         if folder is None:  # linked: known only when it runs
             return True
         try:
-            _find_folder(folder)
+            find_folder(folder)
         except PathError as error:
             return str(error)
         return True
@@ -121,7 +160,7 @@ class TroupeLoadDataset(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, **_) -> str:
         try:
-            return fingerprint(_find_folder(folder)) if folder else ""
+            return fingerprint(find_folder(folder)) if folder else ""
         except PathError as error:
             return str(error)
 
@@ -142,6 +181,9 @@ class TroupeLoadDataset(io.ComfyNode):
         backgrounds_template: str = "",
         resolution: int = 1024,
         options: str = "",
+        masks: str = "auto",
+        regularisation: bool = False,
+        weight: float = 1.0,
     ) -> io.NodeOutput:
         by_category = {
             "poses": {"trigger": poses_trigger, "template": poses_template},
@@ -150,15 +192,16 @@ class TroupeLoadDataset(io.ComfyNode):
             "backgrounds": {"trigger": backgrounds_trigger, "template": backgrounds_template},
         }
         typed = {"trigger": trigger, "default_caption": default_caption, "template": template}
+        typed |= _chosen_roles(masks, regularisation, weight)
         settings = _settings(typed, by_category, options)
         dataset = read_dataset(
-            _find_folder(folder),
+            find_folder(folder),
             settings,
             resolution=resolution,
             allowed_roots=[Path(root) for root in dataset_roots()],
-            progress=_progress(),
+            progress=progress_callback(),
         )
-        return _result(cls, dataset, resolution)
+        return dataset_result(cls, dataset, resolution)
 
 
 class TroupeDatasetFromImages(io.ComfyNode):
@@ -207,6 +250,7 @@ class TroupeDatasetFromImages(io.ComfyNode):
                 ),
                 _text("template", advanced=True),
                 _resolution(),
+                *_roles(),
             ],
             outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
@@ -224,50 +268,69 @@ class TroupeDatasetFromImages(io.ComfyNode):
         repeats: list[int] | int = 1,
         template: list[str] | str = "",
         resolution: list[int] | int = 1024,
+        masks: list[str] | str = "auto",
+        regularisation: list[bool] | bool = False,
+        weight: list[float] | float = 1.0,
     ) -> io.NodeOutput:
         chosen = _first(category)
         if chosen not in (NO_CATEGORY, *CATEGORIES):
             raise DatasetError(f"Unknown category {chosen!r}: choose one of {list(CATEGORIES)}.")
+        typed = {"trigger": _first(trigger), "template": _first(template)}
+        typed |= _chosen_roles(_first(masks), _first(regularisation), _first(weight))
         pictures = [image.cpu().numpy() for batch in images for image in _batch(batch, 4)]
         dataset = keep_pictures(
             Path(folder_paths.get_output_directory(), *STORE),
             pictures,
             _captions(captions, len(pictures)),
-            _settings({"trigger": _first(trigger), "template": _first(template)}, {}, ""),
+            _settings(typed, {}, ""),
             _masks(mask, len(pictures)),
             "" if chosen == NO_CATEGORY else chosen,
             _first(repeats),
             _first(resolution),
-            _progress(),
+            progress_callback(),
         )
-        return _result(cls, dataset, _first(resolution))
+        return dataset_result(cls, dataset, _first(resolution))
 
 
-def _folder_names() -> list[str]:
-    first, *others = (Path(root) for root in dataset_roots())
-    names = list_folders(first, EXTENSIONS)
-    for root in others:
-        names += [
-            name + IN_DATASETS if (first / name).exists() else name
-            for name in list_folders(root, EXTENSIONS)
-        ]
-    return list(dict.fromkeys(names))
+class TroupeCombineDatasets(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TroupeCombineDatasets",
+            display_name="Combine Datasets",
+            category=CATEGORY,
+            search_aliases=["merge datasets", "join datasets", "regularisation", "concept"],
+            description="Train on several datasets at once: more than one concept in a LoRA, or a "
+            "concept together with regularisation pictures.",
+            inputs=[
+                io.Autogrow.Input(
+                    "datasets",
+                    template=io.Autogrow.TemplatePrefix(
+                        DatasetSocket.Input("dataset", tooltip="From any dataset node."),
+                        prefix="dataset",
+                        min=1,
+                        max=MAX_DATASETS,
+                    ),
+                    tooltip="Their pictures follow each other; each keeps its own settings.",
+                ),
+                _resolution(),
+            ],
+            outputs=_outputs(),
+            hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # so that a dataset can be looked at on its own
+        )
 
-
-def _find_folder(name: str) -> Path:
-    roots = dataset_roots()
-    if name.endswith(IN_DATASETS):
-        name, roots = name.removesuffix(IN_DATASETS), roots[1:]
-    path = find_below(roots, name, "dataset folder")
-    if not path.is_dir():
-        raise PathError(f"dataset folder {name!r} is a file: name the folder that holds it.")
-    return path
+    @classmethod
+    def execute(cls, datasets: dict[str, Dataset], resolution: int = 1024) -> io.NodeOutput:
+        connected = [d for d in datasets.values() if d is not None]
+        return dataset_result(cls, combine(connected), resolution)
 
 
 def _settings(typed: dict, by_category: dict[str, dict], options: str) -> DatasetSettings:
     """Widget values over YAML options; empty widgets leave the option as it is."""
     data = _checked(_parsed(options)).model_dump(exclude_unset=True)
-    data.update({key: value for key, value in typed.items() if value.strip()})
+    empty = DatasetSettings()
+    data.update({k: v for k, v in typed.items() if v != getattr(empty, k) and str(v).strip()})
     categories = data.setdefault("categories", {})
     for category, values in by_category.items():
         filled = {key: value for key, value in values.items() if value.strip()}
@@ -321,35 +384,8 @@ def _masks(masks: list[torch.Tensor] | None, count: int) -> list:
     return single * count if len(single) == 1 else single
 
 
-def _progress():
-    """A callback that moves the node's bar and raises when the user interrupts."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def update(done: int, total: int) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total)
-
-    return update
-
-
-def _result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -> io.NodeOutput:
-    placements = plan_buckets(dataset.items, resolution)
-    buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
-    report = f"{dataset.report()}\n  buckets at {resolution} px: {buckets}"
-    sheet = torch.from_numpy(contact_sheet(dataset, placements)).to(torch.float32)[None] / 255.0
-    _show_text(cls, report)
-    shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}
-    return io.NodeOutput(dataset, sheet, report, ui=shown)
-
-
-def _show_text(cls: type[io.ComfyNode], text: str) -> None:
-    """Write the report on the node, as core's Get Image Size does; nothing without a server."""
-    from server import PromptServer
-
-    node_id = getattr(cls.hidden, "unique_id", None) if cls.hidden else None
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)
-
-
-NODES: list[type[io.ComfyNode]] = [TroupeLoadDataset, TroupeDatasetFromImages]
+NODES: list[type[io.ComfyNode]] = [
+    TroupeLoadDataset,
+    TroupeDatasetFromImages,
+    TroupeCombineDatasets,
+]

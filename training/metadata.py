@@ -9,25 +9,42 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from .kinds import KINDS
 from .losses import LOSSES
 from .optimize import label
 from .plan import Plan
 from .schedules import warmup_steps
 from .tensorfile import serialize
+from .thumbnail import thumbnail
+from .variants import CaptionVariants, split_tags
+
+if TYPE_CHECKING:
+    from .job import TrainingJob
 
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
 
 
 def file_metadata(
-    plan: Plan, *, started: float, finished: float, skipped_steps: int = 0
+    plan: Plan,
+    *,
+    started: float,
+    finished: float,
+    skipped_steps: int = 0,
+    step: int | None = None,
+    validation_loss: float | None = None,
+    sample: Path | None = None,
 ) -> dict[str, str]:
     """All metadata of a finished LoRA, without the hashes of its own content.
 
     Args:
         started, finished: seconds since 1970.
+        step: the weights are those after so many steps; validation_loss: theirs, if measured.
+        sample: a picture for the thumbnail.
     """
     job = plan.job
     values = {
@@ -41,8 +58,12 @@ def file_metadata(
         "ss_training_finished_at": finished,
         "ss_output_name": job.name,
         "ss_training_comment": job.metadata.description,
+        "modelspec.thumbnail": thumbnail(sample) if sample else None,
         "troupe.run_digest": plan.digest,
+        "troupe.dataset_digest": plan.dataset.digest,
         "troupe.skipped_steps": skipped_steps,
+        "troupe.step": step,
+        "troupe.validation_loss": validation_loss,
         "troupe.job": job.model_dump_json(
             exclude={"dataset": {"items", "folder"}, "base": True, "folders": True, "saving": True}
         ),
@@ -59,14 +80,10 @@ def _text(value) -> str:
 def _training(plan: Plan) -> dict:
     job = plan.job
     return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": job.adapter.rank,
-        "ss_network_alpha": job.alpha,
-        "ss_network_args": {},
-        "ss_network_dropout": job.adapter.dropout or None,
+        **_network(job),
         "ss_learning_rate": job.optimizer.learning_rate,
         "ss_unet_lr": job.optimizer.learning_rate,
-        "ss_text_encoder_lr": 0.0,
+        "ss_text_encoder_lr": _text_rates(job),
         "ss_optimizer": label(job.optimizer),
         "ss_max_grad_norm": job.optimizer.max_grad_norm,
         "ss_lr_scheduler": job.schedule.kind,
@@ -80,34 +97,73 @@ def _training(plan: Plan) -> dict:
         "ss_full_fp16": False,
         "ss_cache_latents": True,
         "ss_seed": job.seed,
-        "ss_clip_skip": None,
-        "ss_max_token_length": None,
+        "ss_gradient_checkpointing": bool(plan.checkpointing),
+        "ss_max_token_length": job.captions.max_tokens,
+        "ss_fp8_base": False,
         "ss_lowram": False,
+        "ss_prior_loss_weight": job.prior.weight,
     }
+
+
+def _network(job: "TrainingJob") -> dict:
+    """What the file holds, in the words of sd-scripts and LyCORIS."""
+    settings = job.adapter
+    kind = KINDS[settings.kind]
+    rank, alpha = kind.in_file(settings.rank, job.alpha)
+    arguments = {"algo": kind.algorithm} if kind.algorithm else {}
+    if settings.kind == "dora":
+        arguments["dora_wd"] = True
+    if settings.targets == "all" and not settings.layers:
+        arguments |= {"conv_dim": rank, "conv_alpha": alpha}
+    for name in ("rank_dropout", "module_dropout"):
+        if getattr(settings, name):
+            arguments[name] = getattr(settings, name)
+    return {
+        "ss_network_module": kind.module,
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": {k: str(v) for k, v in arguments.items()},
+        "ss_network_dropout": settings.dropout or None,
+        "troupe.adapter": settings.kind,
+    }
+
+
+def _text_rates(job: "TrainingJob") -> float | list[float]:
+    rates = job.text_encoders
+    return [rates.learning_rate_1, rates.learning_rate_2] if rates.trained else 0.0
 
 
 def _data(plan: Plan) -> dict:
     job, placements = plan.job, plan.placements
     tags: dict[str, Counter] = {}
     folders: dict[str, dict] = {}
+    priors: dict[str, dict] = {}
     buckets: Counter = Counter()
+    captions = CaptionVariants(job.captions, job.seed)
     for placement in placements:
         item = placement.item
         group = item.category or item.path.parent.name or "pictures"
-        names = [t.strip() for t in item.caption.split(",") if t.strip()]
-        tags.setdefault(group, Counter()).update(names)
-        place = folders.setdefault(group, {"n_repeats": item.repeats, "img_count": 0})
+        names = split_tags(captions.plain(item))
+        if not item.prior:
+            tags.setdefault(group, Counter()).update(names)
+        place = (priors if item.prior else folders).setdefault(
+            group, {"n_repeats": item.repeats, "img_count": 0}
+        )
         place["img_count"] += 1
         buckets[placement.bucket_size] += item.repeats
-    pictures = sum(p.item.repeats for p in placements)
+    pictures = sum(p.item.repeats for p in placements if not p.item.prior)
+    prior_pictures = sum(p.item.repeats for p in placements if p.item.prior)
+    looks = job.augment
+    colours = looks.brightness or looks.contrast or looks.saturation or looks.hue
     passes = job.schedule.steps * job.batch.accumulation
     resolution, batches_per_epoch = plan.resolution, plan.sampler.per_epoch
     return {
         "ss_tag_frequency": {k: dict(v) for k, v in tags.items()},
         "ss_dataset_dirs": folders,
-        "ss_reg_dataset_dirs": {},
+        "ss_reg_dataset_dirs": priors,
         "ss_num_train_images": pictures,
-        "ss_num_reg_images": 0,
+        "ss_num_validation_images": len(plan.held_out),
+        "ss_num_reg_images": prior_pictures,
         "ss_num_batches_per_epoch": batches_per_epoch,
         "ss_num_epochs": -(-passes // batches_per_epoch),
         "ss_epoch": -(-passes // batches_per_epoch),
@@ -122,12 +178,13 @@ def _data(plan: Plan) -> dict:
                 for i, (size, count) in enumerate(sorted(buckets.items()))
             }
         },
-        "ss_keep_tokens": 0,
-        "ss_shuffle_caption": False,
-        "ss_caption_dropout_rate": 0.0,
-        "ss_color_aug": False,
-        "ss_flip_aug": False,
-        "ss_random_crop": False,
+        "ss_keep_tokens": job.captions.keep_tags,
+        "ss_shuffle_caption": job.captions.shuffle,
+        "ss_caption_dropout_rate": job.captions.dropout,
+        "ss_caption_tag_dropout_rate": job.captions.tag_dropout,
+        "ss_color_aug": bool(colours),
+        "ss_flip_aug": job.augment.flip,
+        "ss_random_crop": job.buckets.crop == "random",
     }
 
 
@@ -172,7 +229,7 @@ def _modelspec(plan: Plan, finished: float) -> dict:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": job.name,
+        "modelspec.title": job.metadata.title or job.name,
         "modelspec.resolution": f"{plan.resolution}x{plan.resolution}",
         "modelspec.date": moment.isoformat(timespec="seconds"),
         "modelspec.prediction_type": "v" if plan.prediction == "v_prediction" else "epsilon",
@@ -181,6 +238,10 @@ def _modelspec(plan: Plan, finished: float) -> dict:
         "modelspec.author": job.metadata.author or None,
         "modelspec.license": job.metadata.license or None,
         "modelspec.description": job.metadata.description or None,
+        "modelspec.usage_hint": job.metadata.usage_hint or None,
+        "modelspec.tags": ", ".join(job.metadata.tags) or None,
+        "modelspec.encoder_layer": 2,  # the last but one, of both text encoders
+        "modelspec.unet_dtype": plan.precision,
     }
 
 

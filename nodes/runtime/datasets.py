@@ -1,0 +1,77 @@
+"""What the dataset nodes share: folders by name, the progress bar, what is shown at the end."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from ...training.buckets import count_buckets, plan_buckets
+from ...training.dataset import Dataset
+from ...training.folders import list_folders
+from ...training.records import EXTENSIONS
+from ...training.sheet import contact_sheet
+from .paths import PathError, dataset_roots, find_below
+
+IN_DATASETS = " [datasets]"  # marks a name that lies in input/ as well
+
+
+def folder_names() -> list[str]:
+    """Dataset folders as the widgets list them."""
+    first, *others = (Path(root) for root in dataset_roots())
+    names = list_folders(first, EXTENSIONS)
+    for root in others:
+        names += [
+            name + IN_DATASETS if (first / name).exists() else name
+            for name in list_folders(root, EXTENSIONS)
+        ]
+    return list(dict.fromkeys(names))
+
+
+def find_folder(name: str) -> Path:
+    """The folder that a widget's value names.
+
+    Raises:
+        PathError: it leads elsewhere, or does not exist.
+    """
+    roots = dataset_roots()
+    if name.endswith(IN_DATASETS):
+        name, roots = name.removesuffix(IN_DATASETS), roots[1:]
+    path = find_below(roots, name, "dataset folder")
+    if not path.is_dir():
+        raise PathError(f"dataset folder {name!r} is a file: name the folder that holds it.")
+    return path
+
+
+def progress_callback() -> Callable[[int, int], None]:
+    """A callback that moves the node's bar and raises when the user interrupts."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def update(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return update
+
+
+def dataset_result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -> io.NodeOutput:
+    """The outputs of a dataset node, with contact sheet and report shown on it."""
+    placements = plan_buckets(dataset.items, resolution)
+    buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
+    report = f"{dataset.report()}\n  buckets at {resolution} px: {buckets}"
+    sheet = torch.from_numpy(contact_sheet(dataset, placements)).to(torch.float32)[None] / 255.0
+    show_text(cls, report)
+    shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}
+    return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def show_text(cls: type[io.ComfyNode], text: str) -> None:
+    """Write the report on the node, as core's Get Image Size does; nothing without a server."""
+    from server import PromptServer
+
+    node_id = getattr(cls.hidden, "unique_id", None) if cls.hidden else None
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        server.send_progress_text(text, node_id)

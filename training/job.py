@@ -155,15 +155,34 @@ class SavingSettings(_Section):
     output: Text = _outside(
         "", "File to write the finished LoRA to; empty: only lora.safetensors in the run folder."
     )
+    thumbnail: bool = _outside(True, "Put a small sample picture into the file's metadata.")
+    diffusers: bool = _outside(
+        False, "Also write lora_diffusers.safetensors, which diffusers and PEFT load."
+    )
+    diffusers_rank: int = _outside(
+        64,
+        "Rank of that file for kinds other than LoRA, which diffusers knows as LoRA only.",
+        ge=1,
+        le=512,
+    )
 
 
 class MetadataSettings(_Section):
     """What the file says about itself, beside the training settings."""
 
+    title: Annotated[str, Field(max_length=200)] = _outside(
+        "", "Title named in the file; empty: the run's name."
+    )
     author: Annotated[str, Field(max_length=200)] = _outside("", "Author named in the file.")
     license: Annotated[str, Field(max_length=200)] = _outside("", "Licence named in the file.")
     description: Annotated[str, Field(max_length=4000)] = _outside(
         "", "Description written into the file."
+    )
+    usage_hint: Annotated[str, Field(max_length=1000)] = _outside(
+        "", "How to use the LoRA, written into the file."
+    )
+    tags: list[Annotated[str, Field(max_length=100)]] = _outside(
+        [], "Words to find the LoRA by, written into the file.", max_length=64
     )
 
 

@@ -43,6 +43,7 @@ class AdapterKind:
         start: (layer, settings, generator) makes float32 masters and gives them first values.
         tensors: (layer) -> short name -> parameter or buffer, always in the same order.
         export: (tensors of one layer, rank, alpha) -> keys of a LoRA file without their stem.
+        in_file: (rank, alpha) of a job -> those of its file.
     """
 
     name: str
@@ -54,6 +55,7 @@ class AdapterKind:
     start: Callable[[torch.nn.Module, "AdapterSettings", torch.Generator], None]
     tensors: Callable[[torch.nn.Module], Tensors]
     export: Callable[[Mapping[str, torch.Tensor], int, float], Tensors]
+    in_file: Callable[[int, float], tuple[int, float]] = lambda rank, alpha: (rank, alpha)
 
 
 def export_layer(
@@ -303,11 +305,13 @@ KINDS = {
             _start_lora,
             _lora_tensors,
             _export_rslora,
+            lambda rank, alpha: (rank, alpha * math.sqrt(rank)),
         ),
         AdapterKind(
             "dora",
             "LoRA for the direction of each column, its length learned apart (arXiv 2402.09353).",
-            *_LORA,
+            _LYCORIS,
+            "locon",
             ("dropout", "rank_dropout"),
             _inject_lora,
             _start_dora,
@@ -323,6 +327,7 @@ KINDS = {
             _start_pissa,
             _pissa_tensors,
             _export_pissa,
+            lambda rank, alpha: (2 * rank, 2 * alpha),
         ),
         AdapterKind(
             "loha",

@@ -19,7 +19,8 @@ class LiveText:
         self._limit = plan.job.captions.max_tokens
         if plan.checkpointing:
             for model in self.models:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+                enable = getattr(model, "activation_checkpointing_enable", None)
+                (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
     @property
     def models(self) -> tuple[torch.nn.Module, torch.nn.Module]:

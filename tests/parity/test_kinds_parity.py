@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from tests.parity import tiny
+from tools.inprocess import load_pack
+from tools.server import ROOT
 from training import open_checkpoint, parse_job
 from training.adapter import add_adapter
 from training.export import lora_tensors, write_lora
@@ -46,17 +48,22 @@ def make_job(**adapter):
 
 
 def trained(base, job):
-    """The oracle with the job's adapter and random numbers in place of training."""
+    """The oracle with the job's adapter, as if it were trained."""
     unet = copy.deepcopy(base.oracle)
     adapter = add_adapter(unet, job)
+    disturb(adapter)
+    return unet.eval(), adapter
+
+
+def disturb(adapter, size=0.06):
+    """Random numbers in place of training."""
     with torch.no_grad():
         for i, plan in enumerate(adapter.plans):
             random = torch.Generator().manual_seed(i)
             for name, tensor in adapter.kind.tensors(adapter.layer(plan)).items():
                 if name not in FROZEN:
                     noise = torch.randn(tensor.shape, generator=random)
-                    tensor += noise * (0.3 * tensor.mean() if name == "magnitude" else 0.06)
-    return unet.eval(), adapter
+                    tensor += noise * (5 * size * tensor.mean() if name == "magnitude" else size)
 
 
 def comfy_calls(base, tensors, weight=1.0):
@@ -109,3 +116,60 @@ def test_comfyui_computes_what_was_trained(base, case, tmp_path, caplog):
     assert (plain - call.output).abs().max() > 30 * LIMIT * size  # it does something
     adapter.enable(False)
     assert torch.equal(oracle_output(unet, call), plain)
+
+
+@pytest.fixture(scope="module")
+def nano_in_comfy(comfy, nano):
+    load_pack(ROOT / "demo" / "companion")
+    from comfy.sd import load_checkpoint_guess_config
+
+    model, clip, _, _ = load_checkpoint_guess_config(str(nano.checkpoint))
+    for part in (clip.cond_stage_model.clip_l, clip.cond_stage_model.clip_g):
+        part.float()
+    return SimpleNamespace(model=model, clip=clip, path=nano.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [("lora", (1e-5, 1e-4)), ("dora", (1e-5, 1e-4)), ("lokr", (1e-5, 0)), ("oft", (0, 1e-5))],
+)
+def test_trained_text_encoders_read_as_comfyui_s(
+    nano_in_comfy, comfy, tmp_path, caplog, kind, rates
+):
+    from comfy.sd import load_lora_for_models
+    from comfy.utils import load_torch_file
+
+    from training.checkpoint import load_unet
+    from training.text import TextEncoding
+
+    checkpoint = open_checkpoint(nano_in_comfy.path)
+    folder = str(comfy.path / "comfy" / "sd1_tokenizer")
+    job = parse_job(
+        {
+            "base": {"checkpoint": "-"},
+            "dataset": {"folder": "-"},
+            "adapter": {"kind": kind, "rank": 4, "layers": ["mid_block.attentions.0.proj_in"]},
+            "text_encoders": {"learning_rate_1": rates[0], "learning_rate_2": rates[1]},
+            "saving": {"precision": "fp32"},
+        }
+    )
+    encoder = TextEncoding(checkpoint, folder, torch.float32)
+    adapter = add_adapter(load_unet(checkpoint), job, encoder.models)
+    groups = {g["factor"] for g in adapter.groups()}
+    assert groups == {1.0, *(r / job.optimizer.learning_rate for r in rates if r)}
+    caption = "a photo of zoe, red dress"
+    before = encoder.encode([caption])
+    disturb(adapter, 0.1)
+    path = tmp_path / "lora.safetensors"
+    write_lora(path, lora_tensors(adapter.state(), job, checkpoint), {}, checkpoint)
+    tensors = load_torch_file(str(path), safe_load=True)
+    prefixes = {k.split("_")[1] for k in tensors}
+    assert prefixes == {"unet", *(f"te{i + 1}" for i, rate in enumerate(rates) if rate)}
+    _, clip = load_lora_for_models(nano_in_comfy.model, nano_in_comfy.clip, tensors, 1, 1)
+    assert "not loaded" not in caplog.text and "ERROR" not in caplog.text
+    with torch.inference_mode():
+        theirs = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)
+    for ours, comfys, plain in zip(encoder.encode([caption]), theirs, before, strict=True):
+        size = ours.abs().max()
+        assert (ours - comfys).abs().max() <= LIMIT * size
+    assert (ours - plain).abs().max() > 30 * LIMIT * size or not rates[1]

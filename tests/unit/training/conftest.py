@@ -163,6 +163,7 @@ def make_loop(job_values):
     from training.adapter import add_adapter
     from training.cache import encode
     from training.checkpoint import load_unet
+    from training.live_text import LiveText
     from training.loop import Loop
     from training.plan import make_plan
     from training.preview import needed_texts
@@ -171,7 +172,8 @@ def make_loop(job_values):
         plan = make_plan(parse_job(merge(job_values, changes or {})))
         data = encode(plan, needed_texts(plan), lambda *_: None)
         unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
-        adapter = add_adapter(unet, plan.job)
+        data.live = LiveText(plan) if plan.job.text_encoders.trained else None
+        adapter = add_adapter(unet, plan.job, data.live.models if data.live else ())
         return plan, adapter, data, Loop(plan, adapter, data)
 
     return make

@@ -97,7 +97,7 @@ class Encoded:
         self, indices: Sequence[int], position: int | None = None, first_slot: int = 0
     ) -> list[str]:
         """What the pictures at `indices` are called; arguments as `batch`."""
-        items = [self._plan.placements[i].item for i in indices]
+        items = [self._versions[i][0].placement.item for i in indices]
         if position is None:
             return [self._captions.plain(item) for item in items]
         slots = enumerate(items, first_slot)
@@ -172,7 +172,7 @@ def encode(plan: Plan, further_texts: Sequence[str], progress: Progress) -> Enco
         OSError: the cache cannot be written.
     """
     captions = CaptionVariants(plan.job.captions, plan.job.seed)
-    texts = captions.all(p.item for p in plan.placements)
+    texts = captions.all(p.item for p in plan.encoded)
     texts = list(dict.fromkeys([*texts, *further_texts]))
     versions = _plan_versions(plan)
     _cache_latents(plan, versions, progress)
@@ -211,9 +211,10 @@ def _plan_versions(plan: Plan) -> list[list[Version]]:
     vae_digest = plan.checkpoint.fingerprint("vae")
     pictures = PictureVariants(plan.job.augment, plan.job.buckets.crop, plan.job.seed)
     versions = []
-    for placement in plan.placements:
+    for placement in plan.encoded:
         several = []
-        for place in pictures.of(placement):
+        trained = len(versions) < len(plan.placements)  # what is held out is measured as it is
+        for place in pictures.of(placement) if trained else (placement,):
             item = place.item
             geometry = (place.bucket_size, place.resized, place.crop_left_top)
             more = (place.flip, place.colour) if place.flip or place.colour else ()
@@ -314,7 +315,7 @@ def _too_long(plan: Plan, captions: CaptionVariants, lengths: dict[str, int]) ->
     """A warning for every picture whose caption is cut, and for prompts that are."""
     limit, warnings, known = plan.job.captions.max_tokens, [], set()
     remedy = "shorten it" if limit == TOKENS[-1] else "raise captions.max_tokens or shorten it"
-    for item in dict.fromkeys(p.item for p in plan.placements):
+    for item in dict.fromkeys(p.item for p in plan.encoded):
         texts = [captions.plain(item), *captions.of(item)]
         known.update(texts)
         length = max(lengths[text] for text in texts)

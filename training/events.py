@@ -3,13 +3,14 @@
 | event | fields |
 |---|---|
 | plan | run, digest, checkpoint, pictures, buckets, steps, device, precision, ... |
-| phase | name (latents, text, model, train, sample, export), done, total |
+| phase | name (latents, text, model, train, validation, sample, export), done, total |
 | step | step, steps, loss, average, learning_rate, grad_norm, seconds, memory_mb |
 | sample | step, prompt, path, base (the twin without the LoRA, or null) |
-| validation | reserved |
+| validation | step, loss, by_timestep, pictures, best (whether it is the lowest so far) |
 | checkpoint | step, path |
 | warning | message |
 | error | kind, message |
+| paused, resumed | step |
 | stopped | step, steps, saved |
 | done | lora, steps, losses, plot, samples, reused, skipped_steps |
 

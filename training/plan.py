@@ -1,6 +1,7 @@
 """Before anything expensive: look at everything the job names, decide, and say so."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from .dataset import open_dataset
 from .errors import CheckpointError, DatasetError, JobError
 from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
-from .records import Dataset
-from .sampler import BatchSampler
 from .processes import Team, find_team
+from .records import Dataset, DatasetItem
+from .sampler import BatchSampler
 from .settings import identity_digest
 from .text import tokenizer_digest
+from .validation import split
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Without gradient checkpointing, SDXL in bf16 at 1024 x 1024 keeps about this much per picture.
@@ -37,6 +39,7 @@ class Plan:
         prediction: "epsilon" or "v_prediction".
         zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
+        held_out: pictures that are not trained on but measured, see `validation`.
         team: the processes that train together; a batch is `batch.size` pictures for each.
     """
 
@@ -54,11 +57,17 @@ class Plan:
     resolution: int
     checkpointing: bool
     team: Team = Team()
+    held_out: tuple[Placement, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
         """What the frozen model computes in."""
         return DTYPES[self.precision]
+
+    @property
+    def encoded(self) -> tuple[Placement, ...]:
+        """Everything that needs latents: what is trained, then what is held out."""
+        return self.placements + self.held_out
 
     @property
     def sampler(self) -> BatchSampler:
@@ -75,6 +84,7 @@ class Plan:
             "digest": self.digest,
             "checkpoint": self.checkpoint.path.name,
             "pictures": len(self.placements),
+            "held_out": len(self.held_out),
             "buckets": {f"{w}x{h}": n for (w, h), n in sorted(buckets.items())},
             "batches_per_epoch": self.sampler.per_epoch,
             "steps": self.job.schedule.steps,
@@ -106,6 +116,8 @@ def make_plan(job: TrainingJob) -> Plan:
             f"Dataset {dataset.name!r} holds no usable picture: add .png or .jpg files."
         )
     resolution = job.buckets.resolution or checkpoint.native_resolution
+    seen = dataset.digest  # before the split: it follows from the content and the settings
+    dataset, held_out = split(dataset, job)
     placements = _placements(dataset, job, resolution)
     prediction = job.objective.prediction
     prediction = checkpoint.prediction_type if prediction == "auto" else prediction
@@ -121,7 +133,7 @@ def make_plan(job: TrainingJob) -> Plan:
         job,
         decided,
         checkpoint=checkpoint.fingerprint(),
-        dataset=dataset.digest,
+        dataset=seen,
         tokenizer=tokenizer,
     )
     runs = Path(job.folders.runs)
@@ -140,6 +152,7 @@ def make_plan(job: TrainingJob) -> Plan:
         resolution=resolution,
         checkpointing=_checkpointing(job, resolution, device),
         team=team,
+        held_out=tuple(_place(held_out, job, resolution)),
     )
 
 
@@ -149,13 +162,19 @@ def _placements(dataset: Dataset, job: TrainingJob, resolution: int) -> list[Pla
         raise DatasetError(
             f"Dataset {dataset.name!r} holds regularisation pictures only: add what to learn."
         )
+    found = _place(dataset.items, job, resolution)
+    for other in job.buckets.further:
+        found += _place(dataset.items, job, other, bounded=False)
+    return list(dict.fromkeys(found)) if job.buckets.further else found
+
+
+def _place(
+    items: Sequence[DatasetItem], job: TrainingJob, resolution: int, bounded: bool = True
+) -> list[Placement]:
     sizes = job.buckets
     crop = "center" if sizes.crop == RANDOM_CROP else sizes.crop
-    bounds = sizes.min_size, sizes.max_size
-    found = plan_buckets(dataset.items, resolution, sizes.step, *bounds, sizes.upscale, crop)
-    for other in sizes.further:
-        found += plan_buckets(dataset.items, other, sizes.step, upscale=sizes.upscale, crop=crop)
-    return list(dict.fromkeys(found)) if sizes.further else found
+    bounds = (sizes.min_size, sizes.max_size) if bounded else (None, None)
+    return plan_buckets(items, resolution, sizes.step, *bounds, sizes.upscale, crop)
 
 
 def _require_parts(checkpoint: Checkpoint) -> None:

@@ -23,8 +23,18 @@ def running_mean(losses: Sequence[float], smoothing: float = SMOOTHING) -> list[
     return out
 
 
-def plot_losses(losses: Sequence[float], path: Path, title: str = "") -> None:
-    """Draw every step's loss in grey and the running mean in blue, as a PNG file."""
+def plot_losses(
+    losses: Sequence[float],
+    path: Path,
+    title: str = "",
+    scores: Sequence[tuple[int, float]] = (),
+) -> None:
+    """Draw every step's loss in grey and the running mean in blue, as a PNG file.
+
+    Args:
+        scores: (steps, validation loss), drawn in orange on a scale of their own at the right,
+            since weighting may have changed what the training loss measures.
+    """
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", SIZE, "white")
@@ -49,7 +59,31 @@ def plot_losses(losses: Sequence[float], path: Path, title: str = "") -> None:
             draw.line(points, fill=colour, width=width)
         elif points:
             draw.ellipse([points[0][0] - 2, points[0][1] - 2, points[0][0] + 2, points[0][1] + 2])
+    _plot_scores(draw, [(s, x) for s, x in scores if math.isfinite(x)], max(1, len(losses)))
     draw.text((left, SIZE[1] - 28), f"{title}  loss over {len(losses)} steps", fill="#444444")
     part = path.with_name(f"{path.name}.part")
     picture.save(part, "png")
     part.replace(path)
+
+
+def _plot_scores(draw, scores: Sequence[tuple[int, float]], steps: int) -> None:
+    if not scores:
+        return
+    colour, left, right, bottom = "#d9730d", MARGIN, SIZE[0] - 16, SIZE[1] - MARGIN
+    values = [value for _, value in scores]
+    low, high = min(values), max(values)
+    spread = (high - low) or 1.0
+    # between a tenth and nine tenths of the height: the change is what matters here
+    points = [
+        (
+            left + (right - left) * min(1.0, step / steps),
+            bottom - (bottom - MARGIN) * (0.1 + 0.8 * (value - low) / spread),
+        )
+        for step, value in scores
+    ]
+    if len(points) > 1:
+        draw.line(points, fill=colour, width=2)
+    for x, y in points:
+        draw.ellipse([x - 3, y - 3, x + 3, y + 3], fill=colour)
+    text = f"validation {values[0]:.4g} to {values[-1]:.4g}, best {low:.4g}"
+    draw.text((right - 6 * len(text), MARGIN - 20), text, fill=colour)

@@ -24,6 +24,7 @@ PATHS = (
     "base.checkpoint",
     "base.tokenizer",
     "dataset.folder",
+    "validation.folder",
     "saving.output",
     "folders.runs",
     "folders.cache",

@@ -1,5 +1,6 @@
 """Saved states of a run: whole or not there, the newest good one wins, one process per run."""
 
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from .update import Updater, UpdateState
 
 log = logging.getLogger(__name__)
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 VERSION = 2
 
 
@@ -32,6 +34,7 @@ class State:
         update: what the optimizer and the running mean need to go on.
         average: those tensors of `adapter` that are others in use than in training.
         losses: loss of every finished step; NaN for a skipped one.
+        scores: (step, validation loss), in order; measured_on: what they depend on beside weights.
         skipped: number of skipped steps.
         seconds: time spent in steps, over all parts of the run.
         started: when the run began, seconds since 1970.
@@ -42,6 +45,8 @@ class State:
     update: UpdateState = field(default_factory=UpdateState)
     average: dict[str, torch.Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    measured_on: str = ""
     skipped: int = 0
     seconds: float = 0.0
     started: float = 0.0
@@ -73,8 +78,10 @@ class States:
     def save(self, state: State) -> Path:
         """Write a state, then drop the oldest beyond `keep`.
 
+        On a full disk the older states give way, all but the newest.
+
         Raises:
-            OSError: the disk is full or not writable; older states are untouched.
+            OSError: the disk is full or not writable; the newest state is untouched.
         """
         tensors, update = pack_update(state.update)
         tensors |= {f"adapter/{k}": v for k, v in state.adapter.items()}
@@ -88,9 +95,19 @@ class States:
             "seconds": state.seconds,
             "started": state.started,
             "update": update,
+            "scores": state.scores,
+            "measured_on": state.measured_on,
         }
         path = self._folder / f"state-{state.step:08d}.safetensors"
-        write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
+        try:
+            write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
+        except OSError as error:
+            spare = self.files()[1:]
+            if error.errno not in FULL_DISK or not spare:
+                raise
+            for old in spare:
+                old.unlink(missing_ok=True)
+            write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
         for old in self.files()[self._keep :]:
             old.unlink(missing_ok=True)
         return path
@@ -136,6 +153,8 @@ class States:
             average=parts["average"],
             update=unpack_update(tensors, facts["update"]),
             losses=tensors["losses"].tolist(),
+            scores=[(step, loss) for step, loss in facts["scores"]],
+            measured_on=facts["measured_on"],
             skipped=facts["skipped"],
             seconds=facts["seconds"],
             started=facts["started"],
@@ -149,8 +168,8 @@ def capture(state: State, adapter: Adapter, updater: Updater) -> State:
     state.average = {}
     if updater.averages:
         with updater.averaged():
-            used = adapter.state()
-            state.average = {k: v.clone() for k, v in used.items()}
+            used = {k: v.clone() for k, v in adapter.state().items()}
+        state.average = {k: v for k, v in used.items() if not torch.equal(v, state.adapter[k])}
     return state
 
 
@@ -162,9 +181,12 @@ def restore(state: State, adapter: Adapter, updater: Updater) -> None:
     """
     if set(state.adapter) != set(adapter.state()):
         raise StateError("The saved state belongs to another adapter: remove the run's folder.")
-    adapter.load_state(state.adapter)
     if state.update.memory:
+        adapter.load_state(state.adapter)
         updater.load(state.update)
+    else:  # a finished run keeps what is used only
+        adapter.load_state(state.weights)
+        updater.retire()
 
 
 class RunLock:

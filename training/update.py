@@ -112,6 +112,10 @@ class Updater:
         """Whether the weights to use are others than those that are trained."""
         return bool(self._mean or self._eval_mode)
 
+    def retire(self) -> None:
+        """There will be no further step: the weights there are now are those to use."""
+        self._mean, self._eval_mode = [], None
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the adapter holds the weights to use; afterwards every bit is as before."""

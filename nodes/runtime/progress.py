@@ -12,6 +12,7 @@ PHASES = {
     "latents": "Encoding pictures",
     "text": "Encoding captions",
     "model": "Loading the model",
+    "validation": "Measuring held-out pictures",
     "sample": "Making sample pictures",
     "export": "Writing the LoRA",
 }

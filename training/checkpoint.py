@@ -7,6 +7,7 @@ variants (SSD-1B, Vega) and miniature models of the same family go through the s
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     header, data_start = _read_header(path)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}
     shapes = {k: tuple(v["shape"]) for k, v in header.items()}
     offsets = {
         k: (data_start + v["data_offsets"][0], data_start + v["data_offsets"][1])
@@ -123,7 +124,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 def _read_header(path: Path) -> tuple[dict, int]:
     name = path.name
-    if not path.is_file():
+    if not os.path.isfile(path):  # False as well for what can be no path
         raise CheckpointError(
             f"Checkpoint {name!r} does not exist: put an SDXL .safetensors file in "
             "ComfyUI's models/checkpoints folder."
@@ -141,14 +142,30 @@ def _read_header(path: Path) -> tuple[dict, int]:
             )
         try:
             header = json.loads(file.read(length))
-            for key, entry in header.items():
-                if key != "__metadata__" and not {"shape", "dtype", "data_offsets"} <= set(entry):
-                    raise ValueError(key)
-        except (ValueError, AttributeError, TypeError):
+            if not all(_is_entry(key, entry) for key, entry in header.items()):
+                raise ValueError
+        except (ValueError, AttributeError, RecursionError):
             raise CheckpointError(
                 f"Checkpoint {name!r} has an unreadable header: download it again."
             ) from None
     return header, length + 8
+
+
+def _is_entry(key: str, entry: object) -> bool:
+    """Whether a header's entry is one: a tensor's type, shape and place, or texts of metadata."""
+    if not isinstance(entry, dict):
+        return key == "__metadata__" and entry is None
+    if key == "__metadata__":
+        return all(isinstance(value, str) for value in entry.values())
+    numbers = [*_numbers(entry.get("shape")), *(place := _numbers(entry.get("data_offsets")))]
+    sound = all(type(n) is int and n >= 0 for n in numbers)
+    return (
+        sound and isinstance(entry.get("dtype"), str) and len(place) == 2 and place == sorted(place)
+    )
+
+
+def _numbers(value: object) -> list:
+    return value if isinstance(value, list) else [None]
 
 
 def _refuse_special_models(shapes: Mapping) -> None:

@@ -2,6 +2,9 @@
 
     python -m training JOB.yaml [section.field=value ...]
 
+Commands for adapter files, each with --help: inspect, convert, merge, resize, extract.
+`python -m training cache FOLDER --limit-gb 20` removes what was not used for longest.
+
 Stop with Ctrl-C or SIGTERM: the step is finished and the full state saved; the same command goes
 on from there. With `--control stdin` the line "stop", or the end of stdin (the parent process is
 gone), does the same.
@@ -20,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from . import cache_cli, files_cli
 from .errors import TrainingError
 from .events import Events
 
@@ -33,6 +37,10 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
+    if arguments and arguments[0] in files_cli.COMMANDS:
+        return files_cli.main(arguments)
+    if arguments and arguments[0] == cache_cli.COMMAND:
+        return cache_cli.main(arguments)
     options = _parser().parse_args(arguments)
     if options.settings:
         _list_settings()

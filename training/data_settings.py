@@ -26,7 +26,7 @@ class CaptionSettings(Section):
     dropout: float = setting(
         0.0, "Chance that a picture is shown with an empty caption.", ge=0, le=1
     )
-    wildcards: bool = setting(True, "{red|blue} in a caption means one of them by chance.")
+    wildcards: bool = setting(True, "In a caption {red|blue} means one of them by chance.")
     variants: int = setting(
         8, "Encoded versions of each caption, where anything in it is random.", ge=1, le=256
     )

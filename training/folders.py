@@ -107,7 +107,7 @@ class _Scanner:
         self.files_seen = 0
 
     def run(self) -> Scan:
-        if not self.folder.is_dir():
+        if not os.path.isdir(self.folder):
             raise DatasetError(f"There is no dataset folder {self.folder.name!r}: create it.")
         try:
             self._read(self.folder, Group(), top=True)

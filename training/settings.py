@@ -20,6 +20,9 @@ from .job import TrainingJob
 from .presets import PRESETS
 
 ENGINE = 1  # raise it when the same job gives other weights than before
+MAX_TEXT = 1_000_000  # characters of a job
+LONGEST_NAME = 255  # bytes, on every usual file system
+SHOWN = 60  # characters of a wrong value
 PATHS = (
     "base.checkpoint",
     "base.tokenizer",
@@ -125,15 +128,21 @@ def parse_job(values: Mapping[str, Any], preset: str = "") -> TrainingJob:
     """
     if not isinstance(values, Mapping):
         raise JobError("A training job is a mapping of sections such as base, dataset, schedule.")
-    values = dict(values)
+    values = _with_text_keys(values)
     preset = values.pop("preset", None) or preset
-    if preset and preset not in PRESETS:
+    if preset and (not isinstance(preset, str) or preset not in PRESETS):
         raise JobError(f"Unknown preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     merged = merge(PRESETS[preset].values, values) if preset else values
     try:
         return TrainingJob.model_validate(merged)
     except ValidationError as error:
         raise JobError(_complaint(error)) from None
+
+
+def _with_text_keys(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """YAML reads `1: x` and `on: x` as a number and a truth: names are what was meant."""
+    deep = {str(k): v for k, v in values.items()}
+    return {k: _with_text_keys(v) if isinstance(v, Mapping) else v for k, v in deep.items()}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,8 +162,14 @@ def parse_text(text: str, what: str = "The job") -> dict[str, Any]:
     """
     import yaml
 
+    if len(text) > MAX_TEXT:
+        raise JobError(f"{what} is longer than {MAX_TEXT} characters: it cannot be settings.")
     try:
         values = yaml.safe_load(text)
+    except RecursionError:
+        raise JobError(f"{what} is not valid YAML: it is nested too deep.") from None
+    except ValueError as error:  # a date or a number that is none
+        raise JobError(f"{what} is not valid YAML: {_short(error)}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
@@ -187,7 +202,14 @@ def _with_absolute_paths(job: TrainingJob, folder: Path) -> TrainingJob:
     for path in PATHS:
         section, name = path.split(".")
         if values[section][name]:
-            values[section][name] = str((folder / values[section][name]).resolve())
+            try:
+                target = (folder / values[section][name]).resolve()
+                if any(len(part.encode()) > LONGEST_NAME for part in target.parts):
+                    raise ValueError("a name in it is too long")
+                values[section][name] = str(target)
+            except (OSError, ValueError, RuntimeError) as error:  # NUL, too long, a circle of links
+                reason = getattr(error, "strerror", None) or _short(error)
+                raise JobError(f"Setting {path!r} is no path ({reason}): check it.") from None
     return TrainingJob.model_validate(values)
 
 
@@ -225,8 +247,14 @@ def _complaint(error: ValidationError) -> str:
         return f"Setting {path!r} is missing: give it a value."
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    shown = f" (got {_short(repr(given))})" if isinstance(given, str | int | float | bool) else ""
     return f"Setting {path!r}: {message[0].lower()}{message[1:]}{shown}."
+
+
+def _short(value: object) -> str:
+    """On one line, and not too long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _nearest(path: str) -> str:

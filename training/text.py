@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def tokenizer_digest(folder: str) -> str:
     digest = hashlib.sha256()
     for name in TOKENIZER_FILES:
         path = Path(folder) / name
-        if not folder or not path.is_file():
+        if not folder or not os.path.isfile(path):
             raise JobError(
                 f"Setting 'base.tokenizer': {name} is not in {folder!r}; give the folder "
                 "comfy/sd1_tokenizer of a ComfyUI."

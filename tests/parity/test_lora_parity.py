@@ -159,6 +159,34 @@ def test_captions_become_what_comfyui_s_text_encode_makes(nano_in_comfy, comfy):
         torch.testing.assert_close(our_pooled, pooled, atol=1e-5, rtol=1e-4)
 
 
+def test_long_captions_become_what_comfyui_makes_of_them(nano_in_comfy, comfy):
+    """Parts of 75 tokens, their padding, the pooled state, and batches of different lengths."""
+    from comfy.conds import CONDCrossAttn
+
+    from training.text import TextEncoding, stack_contexts
+
+    checkpoint = open_checkpoint(nano_in_comfy.path)
+    tokenizer = comfy.path / "comfy" / "sd1_tokenizer"
+    encoder = TextEncoding(checkpoint, str(tokenizer), torch.float32)
+    clip, contexts = nano_in_comfy.clip, []
+    for part in (clip.cond_stage_model.clip_l, clip.cond_stage_model.clip_g):
+        part.float()
+    for words in (0, 1, 74, 75, 76, 150, 151, 200, 225):
+        caption = " ".join(["word", "red,"][n % 3 == 2] for n in range(words))
+        with torch.inference_mode():
+            theirs, pooled = clip.encode_from_tokens(clip.tokenize(caption), return_pooled=True)
+        ours, our_pooled, length = encoder.encode_long(caption, 300)
+        assert len(ours) == 77 * max(1, -(-length // 75))
+        torch.testing.assert_close(ours[None], theirs, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(our_pooled[None], pooled, atol=1e-5, rtol=1e-4)
+        contexts.append(ours)
+    some = [contexts[1], contexts[5], contexts[7]]
+    assert len({len(c) for c in some}) == 3
+    conditions = [CONDCrossAttn(c[None]) for c in some]
+    theirs = conditions[0].concat(conditions[1:])
+    assert torch.equal(stack_contexts(some), theirs)
+
+
 def test_pictures_become_what_comfyui_s_vae_encode_makes(nano_in_comfy, tmp_path):
     from training.buckets import place_image, plan_buckets
     from training.checkpoint import load_vae

@@ -1,5 +1,6 @@
 """The cache stays within its limit, loses what was not used for longest, and nothing else."""
 
+import json
 import os
 import time
 
@@ -80,3 +81,24 @@ def test_a_run_prunes_what_others_left_and_keeps_its_own(job_values):
     stranger = entry(plan.cache_dir, "latents/stranger.safetensors", 5000, 30)
     encode(never, [], lambda *_: None)
     assert stranger.exists()
+
+
+def test_the_command_tells_and_removes(cache, capsys):
+    from training.cli import main
+
+    assert main(["cache", str(cache)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["removed"], said["left"]) == (0, 4) and len(left(cache)) == 4
+    assert main(["cache", str(cache), "--limit-gb", str(250 / 2**30)]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 2 and left(cache) == ["new", "now"]
+    assert main(["cache", str(cache), "--limit-gb", "0"]) == 0 and left(cache) == []
+
+
+@pytest.mark.parametrize("limit", ["-1", "nan", "inf"])
+def test_the_command_refuses_what_is_no_cache_or_number(cache, tmp_path, capsys, limit):
+    from training.cli import main
+
+    assert main(["cache", str(tmp_path / "gone"), "--limit-gb", "0"]) == 2
+    assert "is no cache" in capsys.readouterr().err
+    assert main(["cache", str(cache), f"--limit-gb={limit}"]) == 2
+    assert "--limit-gb" in capsys.readouterr().err and len(left(cache)) == 4

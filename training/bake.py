@@ -44,6 +44,9 @@ def resize_layer(
         FileError: see `change`; or a rank is missing for a change without one.
     """
     if kind_of(parts) == "lora" and MID not in parts:
+        if len(parts[DOWN]) != parts[UP].flatten(1).shape[1]:
+            shapes = tuple(parts[DOWN].shape), tuple(parts[UP].shape)
+            raise FileError(f"its parts do not fit together {shapes}")
         down, up = parts[DOWN].double(), parts[UP].double()
         u, s, v = svd_of_product(up.flatten(1) * scale_of(parts), down.flatten(1))
         kernel, total = down.shape[1:], s.square().sum()

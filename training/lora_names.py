@@ -75,6 +75,7 @@ class Names:
     def __init__(self, unet_config: Mapping = SDXL_UNET):
         self.sgm = {ours: sgm for sgm, ours in unet_module_table(unet_config).items()}
         self.known: dict[str, str] = {}
+        self.layers = {*self.sgm, *(n for m in TEXT_ENCODERS for n in text_names(m))}
         for name in [*self.sgm, *(n for m in TEXT_ENCODERS for n in text_names(m))]:
             for alias in self._spellings(name):
                 self.known.setdefault(alias, name)
@@ -98,6 +99,12 @@ class Names:
         old = name.replace(".to_", ".processor.to_").replace(".to_out.0", ".to_out")
         if old != name:
             yield from (old, f"unet.{old}")
+
+    def style_of(self, stem: str, name: str | None) -> str:
+        """What to call the spelling of a layer: "kohya", "diffusers", "other" or "unknown"."""
+        if name is None:
+            return "unknown"
+        return next((s for s in STYLES if stem == self.stem(name, s)), "other")
 
     def stem(self, name: str, style: str) -> str:
         """A layer's stem in "kohya" or "diffusers" style."""

@@ -6,6 +6,7 @@ weight, as ComfyUI computes it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,11 @@ from pathlib import Path
 import torch
 
 from .errors import FileError
-from .lora_names import DIFFUSERS, Names
+from .lora_names import DIFFUSERS, KOHYA, Names, model_of
 from .masters import rotation
 from .tensorfile import serialize, write_bytes
 
+BINDING = ("ss_base_model_version", "modelspec.architecture")  # say what a file is for
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
 # ending of a key -> part; longer ones first, so that none hides another
@@ -57,8 +59,9 @@ class LoraFile:
     Attributes:
         layers: layer name -> parts; a layer no model is known to have keeps the file's own stem.
         foreign: stems of those layers.
-        strange: keys that are no part of an adapter.
-        rest: their tensors.
+        rest: tensors that are no part of an adapter.
+        naming: how many layers are named in which style.
+        diffusers_named: layers named as diffusers does.
     """
 
     path: Path
@@ -66,9 +69,12 @@ class LoraFile:
     layers: dict[str, Parts] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
     rest: Parts = field(default_factory=dict)
+    naming: Counter = field(default_factory=Counter)
+    diffusers_named: set[str] = field(default_factory=set)
 
     @property
     def strange(self) -> list[str]:
+        """Keys that are no part of an adapter."""
         return sorted(self.rest)
 
 
@@ -115,15 +121,40 @@ def read_lora(path: Path, names: Names) -> LoraFile:
             file.rest[key] = tensor
             continue
         name = names.known.get(stem)
-        if name is None and stem not in file.foreign:
-            file.foreign.append(stem)
+        if (name or stem) not in file.layers:
+            file.naming[names.style_of(stem, name)] += 1
+            if name is None:
+                file.foreign.append(stem)
+            elif stem == names.stem(name, DIFFUSERS):
+                file.diffusers_named.add(name)
         file.layers.setdefault(name or stem, {})[part] = tensor
+    _take_alphas(file)
     if not file.layers:
         raise FileError(
             f"File {Path(path).name!r} is no LoRA: its first key is "
             f"{next(iter(sorted(tensors)), 'missing')!r}."
         )
     return file
+
+
+def _take_alphas(file: LoraFile) -> None:
+    """diffusers and PEFT write alphas into the metadata instead of tensors."""
+    try:
+        about = json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
+    except ValueError:
+        return
+    for name, parts in file.layers.items():
+        if kind_of(parts) != "lora" or "alpha" in parts:
+            continue
+        model = model_of(name)
+        alpha = about.get(f"{model}.lora_alpha")
+        for pattern, value in (about.get(f"{model}.alpha_pattern") or {}).items():
+            if f".{name}".endswith(f".{pattern.lstrip('^')}"):
+                alpha = value
+        if isinstance(alpha, int | float):
+            rank = len(parts[DOWN])
+            root = rank**0.5 if about.get(f"{model}.use_rslora") else 1.0
+            parts["alpha"] = torch.tensor(float(alpha) * root)
 
 
 def split_key(key: str) -> tuple[str, str]:
@@ -272,7 +303,18 @@ def file_tensors(
                 f"Layer {name!r} is {kind_of(parts) or 'incomplete'}, which diffusers does not "
                 "load: turn the file into a plain LoRA first (resize)."
             )
-        stem = names.stem(name, style) if name in names.sgm or "text_model" in name else name
+        if name not in names.layers and style == DIFFUSERS:
+            raise FileError(f"Layer {name!r} belongs to no SDXL model that is known here.")
+        stem = names.stem(name, style) if name in names.layers else name
+        if style == DIFFUSERS and "diff_b" in parts:
+            raise FileError(f"Layer {name!r} changes a bias, which diffusers does not load.")
+        if style == KOHYA and "magnitude" in parts:
+            raise FileError(
+                f"Layer {name!r} is PEFT's DoRA, which scales rows; ComfyUI would read it "
+                "otherwise: turn it into a plain LoRA (resize --base CHECKPOINT)."
+            )
+        if style == KOHYA and DOWN in parts and "alpha" not in parts:
+            parts = {**parts, "alpha": torch.tensor(float(len(parts[DOWN])))}
         for part, tensor in (_folded(parts) if style == DIFFUSERS else parts).items():
             value = tensor.detach().cpu()
             rounded = value.to(TYPES[precision]).contiguous()
@@ -303,6 +345,16 @@ def write_lora_file(path: Path, tensors: Parts, metadata: Mapping[str, str]) -> 
 
 
 __all__ = [
-    *("DIFFUSERS", "KOHYA", "TYPES", "LoraFile", "Parts", "change", "file_tensors", "kind_of"),
+    *(
+        "BINDING",
+        "DIFFUSERS",
+        "KOHYA",
+        "TYPES",
+        "LoraFile",
+        "Parts",
+        "change",
+        "file_tensors",
+        "kind_of",
+    ),
     *("rank_in", "read_lora", "read_safetensors", "scale_of", "split_key", "write_lora_file"),
 ]

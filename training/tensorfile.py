@@ -4,6 +4,7 @@ A power cut or a full disk can leave a file of the right length with wrong bytes
 and states carry a CRC-32 of their tensors; `read_tensors` believes no file without checking it.
 """
 
+import hashlib
 import json
 import os
 import zlib
@@ -54,6 +55,12 @@ def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
     text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # tensors start at a multiple of 8
     return len(text).to_bytes(8, "little") + text + data[start:]
+
+
+def data_digest(data: bytes) -> str:
+    """sha256 of everything behind the header of a .safetensors file, as sd-scripts computes it."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    return hashlib.sha256(memoryview(data)[start:]).hexdigest()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

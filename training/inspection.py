@@ -1,0 +1,132 @@
+"""What an adapter file is: kinds, ranks, layers, metadata, and everything wrong with it."""
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+import torch
+
+from .lora_names import Names, model_of
+from .lorafile import BINDING, LoraFile, kind_of, rank_in
+from .tensorfile import data_digest
+
+LONG = 200  # letters of a metadata value that are shown
+SHOWN = 5  # layers or keys that a problem names
+_BLOCKS = ("down_blocks", "mid_block", "up_blocks")
+
+
+def inspect_file(file: LoraFile, names: Names) -> dict[str, Any]:
+    """Everything about a file, ready for JSON."""
+    kinds, ranks, alphas, types = Counter(), Counter(), Counter(), Counter()
+    blocks: Counter = Counter()
+    for name, parts in file.layers.items():
+        kinds[kind_of(parts) or "incomplete"] += 1
+        ranks[rank_in(parts)] += 1
+        alphas[round(float(parts["alpha"]), 4) if "alpha" in parts else None] += 1
+        types.update(str(t.dtype).removeprefix("torch.") for p, t in parts.items() if p != "alpha")
+        blocks[_block(name, file, names)] += 1
+    data = file.path.read_bytes()
+    return {
+        "file": file.path.name,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "content_sha256": data_digest(data),
+        "naming": dict(file.naming),
+        "kinds": dict(kinds),
+        "layers": len(file.layers),
+        "blocks": dict(sorted(blocks.items())),
+        "targets": _targets(file),
+        "ranks": {str(k): n for k, n in sorted(ranks.items(), key=str) if k is not None},
+        "alphas": {str(k): n for k, n in sorted(alphas.items(), key=str)},
+        "types": dict(types),
+        "parameters": sum(t.numel() for p in file.layers.values() for t in p.values()),
+        "metadata": dict(sorted(file.metadata.items())),
+        "problems": problems(file, data_digest(data)),
+    }
+
+
+def _block(name: str, file: LoraFile, names: Names) -> str:
+    if name in file.foreign:
+        return "unknown"
+    model = model_of(name)
+    if model != "unet":
+        return model
+    parts = name.split(".")
+    if parts[0] not in _BLOCKS:
+        return f"unet {parts[0]}"
+    return f"unet {parts[0]}" + (f".{parts[1]}" if parts[0] != "mid_block" else "")
+
+
+def _targets(file: LoraFile) -> list[str]:
+    """What kinds of layers are adapted."""
+    known = [n for n in file.layers if n not in file.foreign]
+    tests = {
+        "attention": lambda n: ".attn1." in n or ".attn2." in n,
+        "feed forward": lambda n: ".ff." in n,
+        "projections": lambda n: n.endswith(("proj_in", "proj_out")),
+        "resnets": lambda n: ".resnets." in n,
+        "samplers": lambda n: "samplers." in n,
+        "text encoder 1": lambda n: n.startswith("text_encoder."),
+        "text encoder 2": lambda n: n.startswith("text_encoder_2."),
+    }
+    return [label for label, test in tests.items() if any(test(n) for n in known)]
+
+
+def problems(file: LoraFile, digest: str) -> list[str]:
+    """What is wrong with a file or will surprise somebody, one line each."""
+    out = []
+    wild = [
+        f"{name}.{part}"
+        for name, parts in file.layers.items()
+        for part, tensor in parts.items()
+        if not torch.isfinite(tensor).all()
+    ]
+    halves = [n for n, parts in file.layers.items() if not kind_of(parts)]
+    for found, what in (
+        (wild, "tensors hold NaN or infinity"),
+        (halves, "layers are incomplete"),
+        (file.foreign, "layers belong to no SDXL model"),
+        (file.strange, "keys are no part of an adapter"),
+    ):
+        if found:
+            more = ", ..." if len(found) > SHOWN else ""
+            out.append(f"{len(found)} {what}: {', '.join(found[:SHOWN])}{more}")
+    unread = [n for n in file.layers if ".attn" in n and n in file.diffusers_named]
+    if unread:
+        out.append(
+            f"ComfyUI does not read diffusers' names of {len(unread)} attention layers: convert "
+            "the file with --style kohya"
+        )
+    claimed = file.metadata.get("sshs_model_hash")
+    if claimed and claimed != digest:
+        out.append("the content is not what the metadata's hash was made of: the file was changed")
+    if not any(k.startswith(BINDING) for k in file.metadata):
+        out.append("no metadata about the base model: some programs will not list the file")
+    return out
+
+
+def report(facts: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"{facts['file']}: {facts['bytes'] / 2**20:.1f} MiB, {facts['parameters']:,} numbers",
+        f"kind: {_counted(facts['kinds'])}; names: {_counted(facts['naming'])}",
+        f"layers: {facts['layers']} ({_counted(facts['blocks'])})",
+        f"targets: {', '.join(facts['targets']) or 'unknown'}",
+        f"ranks: {_counted(facts['ranks']) or 'none'}",
+        f"alphas: {_counted(facts['alphas'])}; types: {_counted(facts['types'])}",
+        f"sha256: {facts['sha256']}",
+        f"content: {facts['content_sha256']}",
+    ]
+    lines += [f"  {key} = {_short(value)}" for key, value in facts["metadata"].items()]
+    lines += [f"PROBLEM: {line}" for line in facts["problems"]] or ["no problems found"]
+    return "\n".join(lines)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{key} x {n}" if n > 1 else str(key) for key, n in counts.items())
+
+
+def _short(value: str) -> str:
+    value = json.dumps(value, ensure_ascii=False)[1:-1]
+    return value if len(value) <= LONG else f"{value[:LONG]}... ({len(value)} letters)"

@@ -54,11 +54,13 @@ class CaptionVariants:
             position: of the batch in the run.
             slot: of the picture in the batch.
         """
+        versions = self.of(item)
+        if len(versions) == 1 and not self._settings.dropout:
+            return versions[0]
         random = generator(self._seed, "caption of", position, slot)
         dropped, which = torch.rand(2, generator=random, dtype=torch.float64).tolist()
         if dropped < self._settings.dropout:
             return EMPTY
-        versions = self.of(item)
         return versions[int(which * len(versions))]
 
     def plain(self, item: DatasetItem) -> str:

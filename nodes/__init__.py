@@ -2,14 +2,28 @@
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import captions, data_options, dataset, pose, reference, regions, scene, training, video
+from . import (
+    adapter_options,
+    captions,
+    data_options,
+    dataset,
+    learning_options,
+    pose,
+    reference,
+    regions,
+    scene,
+    training,
+    video,
+)
 from .runtime.pause import add_routes
 
 NODES: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *captions.NODES,
     *training.NODES,
+    *adapter_options.NODES,
     *data_options.NODES,
+    *learning_options.NODES,
     *pose.NODES,
     *regions.NODES,
     *scene.NODES,

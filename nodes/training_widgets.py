@@ -18,8 +18,8 @@ def preset_widget() -> io.Input:
     return io.Combo.Input(
         "preset",
         options=list(PRESETS),
-        tooltip="Sets steps, rank, learning rate and schedule; any widget that is not 0 and any "
-        f"option wins over it. {listed}.",
+        tooltip="Sets steps, rank, learning rate, schedule and weighting; any widget that is not 0 "
+        f"and any option wins over it. {listed}.",
     )
 
 

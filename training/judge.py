@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ class Judge:
         self._events = events
         self._path = plan.run_dir / "states" / BEST_FILE
         self._about = {"digest": plan.digest, "measured_on": measured_on(plan)}
+        self._lowest: float | None = None  # read from the file when first asked for
 
     def recall(self, state: State) -> None:
         """Forget scores of other pictures than today's."""
@@ -78,9 +80,12 @@ class Judge:
         )
 
     def _keep(self, score: Score, adapter: Adapter, updater: Updater) -> bool:
-        found = self._about_best()
-        if found and not score.loss < found[1]:
+        if self._lowest is None:
+            found = self._read()
+            self._lowest = found[1] if found else math.inf
+        if not score.loss < self._lowest:
             return False
+        self._lowest = score.loss
         with updater.averaged():
             weights = {k: v.clone() for k, v in adapter.state().items()}
         about = {**self._about, "step": score.step, "loss": score.loss}
@@ -94,10 +99,6 @@ class Judge:
         """The best weights so far, None if nothing was measured."""
         found = self._read()
         return Best(*found) if found else None
-
-    def _about_best(self) -> tuple[int, float] | None:
-        found = self._read()
-        return found[:2] if found else None
 
     def _read(self) -> tuple[int, float, dict[str, torch.Tensor]] | None:
         if not self._path.exists() or not self._plan.held_out:

@@ -19,6 +19,7 @@ def _plan(steps: int, rank: int, rate: float, **sections: Any) -> dict[str, Any]
         "schedule": {"steps": steps, "kind": "cosine", "warmup": 0.05},
         "adapter": {"rank": rank},
         "optimizer": {"learning_rate": rate},
+        "objective": {"weighting": "min_snr"},
         **sections,
     }
 

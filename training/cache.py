@@ -6,7 +6,9 @@ After `encode` the VAE and the text encoders are out of memory; the loop only se
 import gc
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from .variants import CaptionVariants
 log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is cached: raise it when the numbers change
+AHEAD = 3  # pictures decoded before they are needed
 MEMORY_LIMIT = 2 * 2**30  # bytes of encoded data kept in memory; the rest is read again
 
 Progress = Callable[[str, int, int], None]  # phase, done, total; may raise to stop
@@ -231,20 +234,34 @@ def _plan_versions(plan: Plan) -> list[list[Version]]:
 
 
 def _cache_latents(plan: Plan, versions: Sequence[Sequence[Version]], progress: Progress) -> None:
-    flat = [version for several in versions for version in several]
-    files = [version.latents for version in flat]
-    missing = [i for i, path in enumerate(files) if not _is_valid(path)]
-    done = len(files) - len(missing)
-    progress("latents", done, len(files))
+    places = {v.latents: v.placement for several in versions for v in several}  # twins share one
+    missing = [path for path in places if not _is_valid(path)]
+    done = len(places) - len(missing)
+    progress("latents", done, len(places))
     if missing:
         vae = load_vae(plan.checkpoint, torch.float32, plan.device)
-        for index in missing:
-            if not files[index].exists() or not _is_valid(files[index]):  # twins share a file
-                _encode_picture(plan, vae, flat[index].placement, files[index])
+        samples = _prepared([places[path] for path in missing])
+        for path, pixels in zip(missing, samples, strict=True):
+            _encode_picture(plan, vae, places[path], pixels, path)
             done += 1
-            progress("latents", done, len(files))
+            progress("latents", done, len(places))
         del vae
         _release(plan.device)
+
+
+def _prepared(places: Sequence[Placement]) -> Iterator[torch.Tensor]:
+    """The samples in order; the next ones are decoded and scaled while the VAE is at work."""
+    waiting: deque[Future] = deque()
+    pool = ThreadPoolExecutor(AHEAD)
+    try:
+        for place in places:
+            waiting.append(pool.submit(place_image, place))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _cache_masks(plan: Plan, versions: Sequence[Sequence[Version]]) -> list[str]:
@@ -267,8 +284,8 @@ def _cache_masks(plan: Plan, versions: Sequence[Sequence[Version]]) -> list[str]
     return list(dict.fromkeys(warnings))
 
 
-def _encode_picture(plan: Plan, vae, place: Placement, path: Path) -> None:
-    pixels = place_image(place).unsqueeze(0).to(plan.device)
+def _encode_picture(plan: Plan, vae, place: Placement, pixels: torch.Tensor, path: Path) -> None:
+    pixels = pixels.unsqueeze(0).to(plan.device)
     # float32: SDXL's VAE overflows in fp16, and bf16 blurs what the model should learn
     latents = vae.encode(pixels)[0].float().cpu()
     if not torch.isfinite(latents).all():

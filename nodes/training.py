@@ -17,10 +17,11 @@ from comfy_api.v0_0_2 import io, ui
 from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
 from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
 from .runtime.paths import PathError, inside, save_location
-from .runtime.progress import TrainingProgress, sample_picture
-from .runtime.trainer import free_models, run_training
+from .runtime.progress import sample_picture
+from .runtime.trainer import free_models
 from .runtime.types import Dataset as DatasetSocket
 from .runtime.types import TrainingOptions
+from .runtime.watch import watch_training
 from .training_widgets import check_options, nested, parse_options, preset_widget, widget
 
 CATEGORY = "troupe/training"
@@ -57,7 +58,7 @@ class TroupeTrainLora(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="loss plot", tooltip="The loss over all steps."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -112,10 +113,9 @@ class TroupeTrainLora(io.ComfyNode):
         job = parse_job(values, preset).model_dump(mode="json")
         open_checkpoint(job["base"]["checkpoint"])  # refuse what cannot be trained at once
         free_models()
-        progress = TrainingProgress(cls.hidden.unique_id)
-        done = run_training(job, _troupe_folder() / "logs", job["name"], progress)
+        done, warnings = watch_training(job, _troupe_folder() / "logs", cls.hidden)
         name = keep_lora(Path(done["lora"]), folder, stem, _loras_folder())
-        return _train_result(cls, done, name, subfolder, progress.warnings)
+        return _train_result(cls, done, name, subfolder, warnings)
 
 
 def _train_inputs() -> list[io.Input]:

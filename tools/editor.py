@@ -191,6 +191,18 @@ class Editor:
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         # without this, a new user is shown the template browser over the graph
         self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="true")
+        self._open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def reload(self) -> None:
+        """As if the user pressed F5; the graph that was open may be gone."""
+        self._open()
+
+    def _open(self) -> None:
         self.page.goto(self.url)
         self.page.wait_for_function(
             "() => { const a = window.app ?? window.comfyAPI?.app?.app;"
@@ -199,11 +211,6 @@ class Editor:
             timeout=120_000,
         )
         self.page.wait_for_timeout(1500)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._browser.close()
-        self._playwright.stop()
 
     def build(self, sketch: Sketch) -> dict[str, Any]:
         """The workflow (format 0.4) that the editor saves for a sketch."""

@@ -152,13 +152,13 @@ def latents(plan: ScenePlan, models: Models) -> dict:
     """LATENT for all frames; with a plate, its encoding and the mask of what to paint over it.
 
     `batch_index` gives every frame the noise of its number, so frames made in several runs with the
-    same seed equal those made in one.
+    same seed equal those made in one; with shared noise all have one number.
     """
     device = comfy.model_management.intermediate_device()
     count, (height, width) = len(plan.frames), plan.grid
     out: dict[str, Any] = {
         "downscale_ratio_spacial": LATENT_PX,
-        "batch_index": list(plan.indices),
+        "batch_index": list(plan.noise_indices),
     }
     if plan.plate is None:
         out["samples"] = torch.zeros(count, LATENT_CHANNELS, height, width, device=device)

@@ -37,13 +37,20 @@ def free_models() -> None:
     comfy.model_management.soft_empty_cache()
 
 
-def run_training(job: dict, folder: Path, name: str, on_event: Callable[[Event], None]) -> Event:
+def run_training(
+    job: dict,
+    folder: Path,
+    name: str,
+    on_event: Callable[[Event], None],
+    check: Callable[[], None] = lambda: None,
+) -> Event:
     """Train a job in a child process; returns its `done` event.
 
     Args:
         job: values of a TrainingJob, JSON-ready.
         folder: where NAME.job.json and NAME.log are kept.
         on_event: called in this thread for every event; may raise to stop the child.
+        check: called several times a second; may raise to stop the child, too.
 
     Raises:
         TrainingFailed: the child ended without a LoRA.
@@ -56,7 +63,7 @@ def run_training(job: dict, folder: Path, name: str, on_event: Callable[[Event],
         events = _read_events(process)
         last: Event = {}
         try:
-            while (event := _next_event(events)) is not None:
+            while (event := _next_event(events, check)) is not None:
                 if event["event"] in ("done", "error", "stopped"):
                     last = event
                 on_event(event)
@@ -100,10 +107,11 @@ def _read_events(process: subprocess.Popen) -> "queue.Queue[Event | None]":
     return events
 
 
-def _next_event(events: "queue.Queue[Event | None]") -> Event | None:
+def _next_event(events: "queue.Queue[Event | None]", check: Callable[[], None]) -> Event | None:
     """The next event, None at the end; raises as soon as the user interrupts."""
     while True:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        check()
         try:
             return events.get(timeout=POLL_SECONDS)
         except queue.Empty:

@@ -9,9 +9,11 @@ The way of the data:
 3. `plan` looks at everything the job names before anything expensive starts.
 4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes pictures and
    captions (`text`) once, then the VAE and the text encoders leave memory.
-5. `loop` draws batches (`sampler`, `rng`), asks `objective` for the loss of the UNet with its
-   `adapter`, and lets `optimize` move the weights.
-6. `state` saves and restores runs, `preview` makes sample pictures, `plot` the loss curve.
+5. `loop` draws batches (`sampler`, `rng`), asks `objective` (`diffusion`, `noise`, `timesteps`,
+   `losses`, `weighting`) for the loss of the UNet with its `adapter`, and lets `update` move the
+   weights (`optimize`, `optimizers`, `schedules`).
+6. `validation` measures pictures that are held out, `judge` keeps the best weights; `state`
+   (`optimizer_state`) saves and restores runs, `preview` makes sample pictures, `plot` the loss curve.
 7. `export` writes the LoRA with `metadata` and verifies its own file.
 
 `run` strings these together, `events` tells the world about it, `cli` is the program.

@@ -29,6 +29,7 @@ CROPS: dict[str, tuple[int, int]] = {  # twice the share of the surplus that is 
     "left": (0, 1),
     "right": (2, 1),
 }
+SUBJECT = "subject"  # a crop around what the mask shows
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Placement:
         return (*self.original_size[::-1], top, left, *self.bucket_size[::-1])
 
     def with_crop(self, crop: str | tuple[int, int]) -> Placement:
-        """The same sample cut elsewhere: a name in CROPS or (left, top) in resized pixels.
+        """The same sample cut elsewhere: a name in CROPS, SUBJECT or (left, top) in resized px.
 
         Raises:
             DatasetError: unknown name, or the bucket would leave the picture.
@@ -83,15 +84,24 @@ class Placement:
             self.resized[0] - self.bucket_size[0],
             self.resized[1] - self.bucket_size[1],
         )
-        if isinstance(crop, str):
+        if crop == SUBJECT:
+            left, top = self._around_focus(surplus)
+        elif isinstance(crop, str):
             if crop not in CROPS:
-                raise DatasetError(f"Unknown crop {crop!r}: choose one of {', '.join(CROPS)}.")
+                names = ", ".join((*CROPS, SUBJECT))
+                raise DatasetError(f"Unknown crop {crop!r}: choose one of {names}.")
             left, top = (s * part // 2 for s, part in zip(surplus, CROPS[crop], strict=True))
         else:
             left, top = crop
         if not (0 <= left <= surplus[0] and 0 <= top <= surplus[1]):
             raise DatasetError(f"Crop {(left, top)} leaves the picture: at most {surplus} is cut.")
         return replace(self, crop_left_top=(left, top))
+
+    def _around_focus(self, surplus: tuple[int, int]) -> tuple[int, int]:
+        focus = self.item.focus or (0.5, 0.5)
+        sides = zip(focus, self.resized, self.bucket_size, surplus, strict=True)
+        left, top = (min(max(round(f * r - b / 2), 0), s) for f, r, b, s in sides)
+        return left, top
 
 
 def default_step(resolution: int) -> int:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
+
 from .captions import clean_lines, read_caption
 from .errors import DatasetError
 from .folders import Found, Scan, scan_folder
@@ -128,6 +130,7 @@ class _Look:
     traits: Traits | None = None
     error: str = ""
     mask_path: Path | None = None
+    focus: tuple[float, float] | None = None
 
 
 def _look_at(found: Found, settings: DatasetSettings) -> _Look:
@@ -136,40 +139,66 @@ def _look_at(found: Found, settings: DatasetSettings) -> _Look:
     except DatasetError as error:
         return _Look(error=_without_name(error, found.path))
     height, width = picture.pixels_hwc.shape[:2]
-    remarks, mask_path, mask_digest = list(picture.remarks), None, ""
+    remarks, mask = list(picture.remarks), _Mask()
     use = settings.mask_use(found.group.category)
     if use != "ignore" and not found.group.prior:
-        mask_path, mask_digest = _look_at_mask(found, picture, settings, remarks)
-    traits = measure(picture.pixels_hwc)
-    remarks = tuple(remarks)
-    return _Look(width, height, picture.digest, mask_digest, remarks, traits, "", mask_path)
+        mask = _look_at_mask(found, picture, settings, remarks)
+    return _Look(
+        width,
+        height,
+        picture.digest,
+        mask.digest,
+        tuple(remarks),
+        measure(picture.pixels_hwc),
+        mask_path=mask.path,
+        focus=mask.focus,
+    )
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """The mask that is used, if there is one."""
+
+    path: Path | None = None
+    digest: str = ""
+    focus: tuple[float, float] | None = None
 
 
 def _look_at_mask(
     found: Found, picture: Picture, settings: DatasetSettings, remarks: list[str]
-) -> tuple[Path | None, str]:
-    """(path, digest) of the mask that is used, (None, "") without one."""
+) -> _Mask:
     path, mask = found.mask, None
     if path is not None:
         try:
             read = read_picture(path)
         except DatasetError as error:
             remarks.append(f"its mask is not used: {_without_name(error, path)}")
-            return None, ""
-        mask, digest = read.pixels_hwc, read.digest
-        if mask.shape != picture.pixels_hwc.shape:
+            return _Mask()
+        mask, digest = read.pixels_hwc.max(axis=2), read.digest
+        if mask.shape != picture.pixels_hwc.shape[:2]:
             remarks.append("its mask has another size and is stretched over it")
     elif settings.alpha_masks:
         path, digest = found.path, picture.digest
         mask = read_alpha(path, digest)
     if mask is None:
-        return None, ""
+        return _Mask()
     inverted = settings.mask_use(found.group.category) == "black"
-    if (mask.min() == 255) if inverted else (mask.max() == 0):
+    learnt = 255 - mask if inverted else mask
+    if not learnt.any():
         colour = "white" if inverted else "black"
         remarks.append(f"its mask is all {colour}, so nothing would be learnt: it is not used")
-        return None, ""
-    return path, digest
+        return _Mask()
+    return _Mask(path, digest, _middle(learnt))
+
+
+def _middle(learnt_hw: np.ndarray) -> tuple[float, float]:
+    """Centre (x, y) of the box around what is mostly learnt, as shares of width and height."""
+    most = learnt_hw >= min(128, learnt_hw.max())
+    shares = []
+    for axis in (0, 1):
+        places = np.flatnonzero(most.any(axis=axis))
+        shares.append(float(places[0] + places[-1] + 1) / 2 / most.shape[1 - axis])
+    return shares[0], shares[1]
 
 
 def _without_name(error: DatasetError, path: Path) -> str:
@@ -218,6 +247,7 @@ def _make_item(
         mask_inverted=bool(look.mask_digest) and settings.mask_use(group.category) == "black",
         weight=min(MAX_WEIGHT, settings.weight * own.weight),
         prior=group.prior,
+        focus=look.focus,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from .adapter_settings import AdapterSettings, TextEncoderSettings
-from .buckets import CROPS, STEPS
+from .buckets import CROPS, STEPS, SUBJECT
 from .data_settings import (
     AugmentSettings,
     CacheSettings,
@@ -27,6 +27,7 @@ from .learning_settings import (
     ScheduleSettings,
     ValidationSettings,
 )
+from .quantize import FORMATS
 from .records import DatasetSettings
 
 VERSION = 1
@@ -67,10 +68,10 @@ class BucketSettings(_Section):
     upscale: bool = _setting(
         False, "Enlarge small pictures to the resolution instead of using smaller buckets."
     )
-    crop: Literal[(*CROPS, "random")] = _setting(
+    crop: Literal[(*CROPS, SUBJECT, "random")] = _setting(
         "center",
-        "Which part stays when a picture is cut; random: another one in every version "
-        "(augment.variants).",
+        "Which part stays when a picture is cut; subject: the one around what its mask shows; "
+        "random: another one in every version (augment.variants).",
     )
     further: list[Annotated[int, Field(ge=SMALLEST, le=4096, multiple_of=8)]] = _setting(
         [], "Further resolutions that every picture is trained at, too.", max_length=8
@@ -106,8 +107,18 @@ class MemorySettings(_Section):
         "Number format of the frozen model; the adapter is always fp32. "
         "auto: bf16 where the device computes in it, else fp32.",
     )
-    gradient_checkpointing: Literal["auto", "on", "off"] = _outside(
-        "auto", "Compute activations twice to save memory; auto: where memory would be short."
+    gradient_checkpointing: Literal["auto", "selective", "on", "off"] = _outside(
+        "auto",
+        "Compute activations twice to save memory; selective: only where that is cheap; auto: "
+        "only as much as has to be.",
+    )
+    budget_gb: float = _outside(
+        0, "Memory a run may use on its device, in GB; 0 = what is free.", ge=0, le=4096
+    )
+    base_weights: Literal[FORMATS] = _setting(
+        "full",
+        "How the frozen model's linear layers are kept: in 8 bit (int8, fp8) they need half the "
+        "memory, and are a little slower and less exact.",
     )
     processes: int = _outside(
         1,

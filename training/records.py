@@ -18,6 +18,7 @@ MAX_WEIGHT = 100.0
 MAX_REPEATS = 1000
 NAMES_PER_LINE = 4  # file names listed for one kind of issue in the report
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Severity = Literal["error", "warning", "hint"]  # error: the picture is left out
 MaskUse = Literal["auto", "white", "black", "ignore"]
 INVERTED = ("backgrounds",)  # there a mask shows what is not learnt: the subject before it
@@ -63,6 +64,7 @@ class DatasetItem:
         mask_inverted: black = learn from here.
         weight: how much the picture counts in the loss.
         prior: a regularisation picture: what the model shall not forget, not what it learns.
+        focus: centre (x, y) of what the mask shows, as shares of width and height.
     """
 
     path: Path
@@ -78,6 +80,7 @@ class DatasetItem:
     mask_inverted: bool = False
     weight: Annotated[float, Field(ge=0, le=MAX_WEIGHT, allow_inf_nan=False)] = 1.0
     prior: bool = False
+    focus: tuple[Share, Share] | None = None
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,30 @@ def test_mask_follows_crop_flip_and_resize(tmp_path, crop, flip):
     torch.testing.assert_close(latent_mask(place)[0], blocks, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_crop_can_follow_the_subject(tmp_path, flip):
+    """A subject at the edge of a wide picture is cut off by every other crop."""
+    mask = np.zeros((100, 900), np.uint8)
+    mask[40:60, 700:800] = 255
+    for category in ("characters", "backgrounds"):
+        save(tmp_path / category / "a.png", noise(100, 900))
+        save(tmp_path / category / "a-mask.png", mask)
+    person, place = read_dataset(tmp_path).items
+    assert person.focus == (750 / 900, 0.5) and place.focus == (0.5, 0.5)
+    found = plan_buckets([person], 96, step=16, max_size=128, crop="subject")[0]
+    if flip:
+        from training.augment import PictureVariants
+        from training.data_settings import AugmentSettings
+
+        found = PictureVariants(AugmentSettings(flip=True), "subject", 0).of(found)[1]
+    seen = place_mask(found)
+    assert seen.sum() == pytest.approx(100 * 20 * (found.resized[0] / 900) ** 2, rel=0.1)
+    across = seen.sum(0).nonzero().float().mean()
+    assert across == pytest.approx(found.bucket_size[0] / 2, abs=2)
+    center = plan_buckets([person], 96, step=16, max_size=128)[0]
+    assert place_mask(center).sum() == 0
+
+
 def test_uniform_masks_weigh_nothing():
     for value in (1.0, 0.5, 0.1, 1 / 3):
         for unmasked in (0.0, 0.1, 0.7):

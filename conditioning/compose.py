@@ -35,6 +35,7 @@ class SceneOptions:
             around a skeleton would otherwise argue for an empty background.
         pose_reach: how far around a person control stays strong, in standing heights.
         plate_reach: how far around a person a plate is painted over, in standing heights.
+        shared_noise: give every frame the same noise, for steadier films.
     """
 
     first_frame: int = 0
@@ -44,6 +45,7 @@ class SceneOptions:
     pose_outside: float = 0.3
     pose_reach: float = 0.12
     plate_reach: float = 0.06
+    shared_noise: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,7 @@ class ScenePlan:
 
     Attributes:
         indices: which of the given poses the frames are.
+        noise_indices: number of each frame's noise; equal numbers get equal noise.
         frames: the chosen poses on the canvas.
         hint_nhwc: control pictures (N, H, W, 3) float 0..1.
         control_map: (N, h, w) 0..1, factor on the ControlNet's strength; None means 1 everywhere.
@@ -88,6 +91,7 @@ class ScenePlan:
     width: int
     height: int
     indices: tuple[int, ...]
+    noise_indices: tuple[int, ...]
     frames: tuple[PoseFrame, ...]
     regions: RegionSet
     hint_nhwc: torch.Tensor
@@ -145,6 +149,7 @@ def plan_scene(
         width=width,
         height=height,
         indices=tuple(chosen),
+        noise_indices=(0,) * len(chosen) if options.shared_noise else tuple(chosen),
         frames=frames,
         regions=regions,
         hint_nhwc=torch.from_numpy(hint.astype(np.float32) / 255.0),

@@ -151,6 +151,14 @@ def _detail_inputs() -> list[io.Input]:
             "How far around people a plate is painted over, in standing heights.",
             advanced=True,
         ),
+        io.Boolean.Input(
+            "shared_noise",
+            default=DEFAULTS.shared_noise,
+            optional=True,
+            advanced=True,
+            tooltip="Give every frame the same noise, so that what the pose does not change stays "
+            "much the same from frame to frame: steadier films. Off, frames differ more freely.",
+        ),
     ]
 
 
@@ -197,7 +205,7 @@ class TroupeComposeScene(io.ComfyNode):
         clip_vision=None, regions=None, person_prompt="", outfit_prompt="", background_prompt="",
         pose_strength=1.0, pose_start=0.0, pose_end=1.0, first_frame=0, frame_count=0,
         pose_outside=DEFAULTS.pose_outside, pose_style=DEFAULT_STYLE, pose_fit=DEFAULTS.fit,
-        region_strength=1.0, plate_reach=DEFAULTS.plate_reach,
+        region_strength=1.0, plate_reach=DEFAULTS.plate_reach, shared_noise=DEFAULTS.shared_noise,
     ) -> io.NodeOutput:  # fmt: skip
         references = scene.named_references(
             character=character, attire=attire, background=background
@@ -223,6 +231,7 @@ class TroupeComposeScene(io.ComfyNode):
                 pose_style=pose_style,
                 pose_outside=pose_outside,
                 plate_reach=plate_reach,
+                shared_noise=shared_noise,
             ),  # fmt: skip
         )
         if control_net is None:

@@ -135,6 +135,15 @@ def test_frames_have_the_noise_of_their_number(parts):
     )
 
 
+def test_shared_noise_is_that_of_one_frame(parts):
+    alone = composed(parts, control_net=parts.control_net, frame_count=1)
+    shared = composed(parts, control_net=parts.control_net, first_frame=0, shared_noise=True)
+    assert set(shared[3]["batch_index"]) == {0} and len(shared[3]["batch_index"]) > 1
+    torch.testing.assert_close(
+        sampled(parts, *shared[:4])[0], sampled(parts, *alone[:4])[0], atol=2e-3, rtol=1e-3
+    )
+
+
 def test_what_was_given_is_not_changed(parts):
     before = sampled(parts, parts.model, *core_texts(parts), core_latent(parts))
     made = composed(parts, control_net=parts.control_net)

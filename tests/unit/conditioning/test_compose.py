@@ -105,6 +105,11 @@ def test_pictures_per_frame_follow_the_chosen_frames():
         plan(dance(3), references=[one])
 
 
+def test_frames_have_noise_of_their_own_or_all_the_same():
+    assert plan(dance(4), first_frame=1, frame_count=2).noise_indices == (1, 2)
+    assert plan(dance(4), first_frame=1, shared_noise=True).noise_indices == (0, 0, 0)
+
+
 def test_control_is_strong_around_people_and_weak_elsewhere():
     made = plan([frame(standing(128, 128, 200))], pose_outside=0.25)
     person = made.regions.mask("person", 32, 32)

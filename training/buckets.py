@@ -222,17 +222,26 @@ def place_mask(placement: Placement) -> torch.Tensor:
     """
     import torch
 
-    item, (width, height) = placement.item, placement.bucket_size
-    if item.mask_path is None:
+    width, height = placement.bucket_size
+    mask_hw = learnt_part(placement.item)
+    if mask_hw is None:
         return torch.ones(height, width)
+    return torch.from_numpy(_place(mask_hw, placement).copy()).to(torch.float32) / 255.0
+
+
+def learnt_part(item: DatasetItem) -> np.ndarray | None:
+    """Where a picture is learnt from: uint8 (height, width), 255 = fully; None: everywhere.
+
+    Raises:
+        DatasetError: the mask is unreadable or has changed.
+    """
+    if item.mask_path is None:
+        return None
     if item.mask_path == item.path:
         mask_hw = read_alpha(item.path, item.mask_digest)
     else:
         mask_hw = load_mask(item.mask_path, item.mask_digest)
-    if mask_hw is None:
-        return torch.ones(height, width)
-    mask = torch.from_numpy(_place(mask_hw, placement).copy()).to(torch.float32) / 255.0
-    return 1.0 - mask if item.mask_inverted else mask
+    return 255 - mask_hw if item.mask_inverted and mask_hw is not None else mask_hw
 
 
 def _place(pixels: np.ndarray, placement: Placement) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .buckets import Placement
+from .buckets import Placement, learnt_part
 from .errors import DatasetError
 from .images import load_image
 from .records import Dataset, DatasetItem
@@ -18,6 +18,7 @@ CAPTION_LINES = 2
 MAX_PICTURES = 48
 MAX_COLUMNS = 8
 
+UNLEARNT = 96  # what a mask leaves out is flat grey around this
 PAPER, CELL, TEXT, FAINT = (24, 24, 27), (39, 39, 42), (228, 228, 231), (161, 161, 170)
 CATEGORY_COLOURS = {
     "poses": (96, 165, 250),
@@ -32,6 +33,8 @@ def contact_sheet(
     dataset: Dataset, placements: Sequence[Placement] = (), max_pictures: int = MAX_PICTURES
 ) -> np.ndarray:
     """Thumbnails with category, bucket and caption: uint8 (height, width, 3).
+
+    What a mask leaves out is shown in flat grey.
 
     Args:
         dataset: its pictures are opened again; ones that vanished since show as empty cells.
@@ -75,9 +78,14 @@ def contact_sheet(
 def _thumbnail(item: DatasetItem, placement: Placement | None) -> Image.Image | None:
     try:
         picture = Image.fromarray(load_image(item.path))
+        learnt_hw = learnt_part(item)
     except DatasetError:  # gone since the dataset was read; training will say so
         return None
     picture.thumbnail((THUMB, THUMB), Image.Resampling.BICUBIC)
+    if learnt_hw is not None:
+        mask = Image.fromarray(learnt_hw).resize(picture.size, Image.Resampling.BOX)
+        plain = picture.convert("L").point(lambda v: UNLEARNT + v // 4).convert("RGB")
+        picture = Image.composite(picture, plain, mask)
     if placement is None:
         return picture
     dark = picture.point(lambda v: v // 4)

@@ -97,3 +97,19 @@ def test_vanished_picture_is_an_empty_cell_and_no_pictures_an_error(coloured):
     assert np.abs(cell(sheet, 1, 0)[90, 90].astype(int) - COLOURS[1]).max() <= 1
     with pytest.raises(DatasetError, match="add pictures"):
         contact_sheet(Dataset(()))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_what_a_mask_leaves_out_is_grey(coloured, tmp_path, inverted):
+    mask = np.zeros((320, 320), np.uint8)
+    mask[:, :160] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    more = {"mask_path": tmp_path / "mask.png", "mask_inverted": inverted}
+    shown = cell(contact_sheet(coloured(1, **more)), 0, 0)
+    left, right = shown[THUMB // 2, 20].astype(int), shown[THUMB // 2, -20].astype(int)
+    learnt, rest = (right, left) if inverted else (left, right)
+    assert np.abs(learnt - COLOURS[0]).max() <= 1 and np.ptp(rest) == 0
+
+
+def test_alternatives_stand_on_one_line(coloured):
+    contact_sheet(coloured(1, caption="one\ntwo, three"))

@@ -46,6 +46,7 @@ _HOME = {
     "read_dataset": "dataset",
     "run_job": "run",
     "setting": "settings",
+    "with_comfy_names": "comfy_names",
 }
 
 __all__ = sorted(_HOME)

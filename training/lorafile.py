@@ -139,22 +139,33 @@ def read_lora(path: Path, names: Names) -> LoraFile:
 
 def _take_alphas(file: LoraFile) -> None:
     """diffusers and PEFT write alphas into the metadata instead of tensors."""
-    try:
-        about = json.loads(file.metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
-        return
     for name, parts in file.layers.items():
-        if kind_of(parts) != "lora" or "alpha" in parts:
-            continue
-        model = model_of(name)
+        if kind_of(parts) == "lora" and "alpha" not in parts:
+            model = model_of(name)
+            alpha = alpha_from_metadata(file.metadata, model, name, len(parts[DOWN]))
+            if alpha is not None:
+                parts["alpha"] = torch.tensor(alpha)
+
+
+def alpha_from_metadata(
+    metadata: Mapping[str, str], model: str, name: str, rank: int
+) -> float | None:
+    """A layer's alpha as `save_lora_weights` of diffusers notes it, None if it does not.
+
+    Args:
+        model: "unet", "text_encoder" or "text_encoder_2".
+        name: of the layer, with or without the model's.
+    """
+    try:
+        about = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         alpha = about.get(f"{model}.lora_alpha")
         for pattern, value in (about.get(f"{model}.alpha_pattern") or {}).items():
             if f".{name}".endswith(f".{pattern.lstrip('^')}"):
                 alpha = value
-        if isinstance(alpha, int | float):
-            rank = len(parts[DOWN])
-            root = rank**0.5 if about.get(f"{model}.use_rslora") else 1.0
-            parts["alpha"] = torch.tensor(float(alpha) * root)
+        root = rank**0.5 if about.get(f"{model}.use_rslora") else 1.0
+        return float(alpha) * root if isinstance(alpha, int | float) else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def split_key(key: str) -> tuple[str, str]:

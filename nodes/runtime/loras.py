@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 
+from ...training import with_comfy_names
 from .paths import PathError, find_below
 
 log = logging.getLogger(__name__)
@@ -164,6 +165,7 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
     lines = []
     for use in uses:
         tensors, metadata = use.load()
+        tensors = with_comfy_names(tensors, metadata, names)
         unloaded = sorted(k for k in tensors if not _fits(k, names))
         if len(unloaded) == len(tensors):
             raise LoraError(

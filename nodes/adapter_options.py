@@ -1,0 +1,95 @@
+"""A node of the menu section troupe/training: the kind of adapter, and where it is put."""
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from ..training import merge, parse_text, setting
+from .runtime.types import TrainingOptions
+from .training_widgets import check_options, nested, widget
+
+CATEGORY = "troupe/training"
+RATE = {"step": 1e-6, "round": 1e-8}
+SETTINGS = {
+    "adapter.kind": {},
+    "adapter.targets": {},
+    "adapter.alpha": {"unset": 0},
+    "adapter.layers": {"multiline": True, "placeholder": "up_blocks.0.attentions.1"},
+    "adapter.block_ranks": {"multiline": True, "placeholder": "mid_block: 32"},
+    "adapter.block_rates": {
+        "multiline": True,
+        "placeholder": "down_blocks: 0.5",
+        "advanced": True,
+    },
+    "text_encoders.learning_rate_1": RATE,
+    "text_encoders.learning_rate_2": RATE,
+    "adapter.dropout": {"advanced": True},
+    "adapter.rank_dropout": {"advanced": True},
+    "adapter.module_dropout": {"advanced": True},
+    "adapter.factor": {"advanced": True, "max": 1024},
+}
+
+
+class TroupeAdapterOptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TroupeAdapterOptions",
+            display_name="Training Adapter Options",
+            category=CATEGORY,
+            search_aliases=[
+                "dora",
+                "lokr",
+                "loha",
+                "oft",
+                "pissa",
+                "locon",
+                "text encoder",
+                "blocks",
+            ],
+            description="What Train LoRA trains: the kind of adapter, the layers it is put into, "
+            "ranks and learning rates of single blocks, and the text encoders. Every kind is "
+            "written as a file that ComfyUI's LoRA loaders apply as it was trained.",
+            inputs=[
+                TrainingOptions.Input(
+                    "options",
+                    optional=True,
+                    tooltip="From Training Options; what is changed here is laid over it.",
+                ),
+                *(widget(path, **more) for path, more in SETTINGS.items()),
+            ],
+            outputs=[
+                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        options: dict[str, Any] | None = None,
+        adapter_kind: str = "lora",
+        adapter_targets: str = "transformer",
+        adapter_alpha: float = 0.0,
+        adapter_layers: str = "",
+        adapter_block_ranks: str = "",
+        adapter_block_rates: str = "",
+        text_encoders_learning_rate_1: float = 0.0,
+        text_encoders_learning_rate_2: float = 0.0,
+        adapter_dropout: float = 0.0,
+        adapter_rank_dropout: float = 0.0,
+        adapter_module_dropout: float = 0.0,
+        adapter_factor: int = -1,
+    ) -> io.NodeOutput:
+        given = locals()
+        values = {path: given[path.replace(".", "_")] for path in SETTINGS}
+        values["adapter.alpha"] = adapter_alpha or None
+        values["adapter.layers"] = adapter_layers.replace(",", " ").split()
+        for path in ("adapter.block_ranks", "adapter.block_rates"):
+            values[path] = parse_text(values[path], path)
+        changed = {p: v for p, v in values.items() if v != setting(p).default}
+        merged = merge(options or {}, nested(changed))
+        check_options(merged)
+        return io.NodeOutput(merged)
+
+
+NODES: list[type[io.ComfyNode]] = [TroupeAdapterOptions]

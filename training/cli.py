@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from . import cache_cli, files_cli
+from . import cache_cli, files_cli, plan_cli
 from .errors import TrainingError
 from .events import Events
 
@@ -41,6 +41,10 @@ def main(arguments: Sequence[str]) -> int:
         return files_cli.main(arguments)
     if arguments and arguments[0] == cache_cli.COMMAND:
         return cache_cli.main(arguments)
+    if arguments and arguments[0] == plan_cli.COMMAND:
+        return plan_cli.main(arguments)
+    if arguments and arguments[0] == "run":  # the word may be left out
+        arguments = arguments[1:]
     options = _parser().parse_args(arguments)
     if options.settings:
         _list_settings()
@@ -125,7 +129,7 @@ def _stop_on_stdin(stop: threading.Event) -> None:
             return
 
 
-def _with_tokenizer(job: "TrainingJob") -> "TrainingJob":
+def with_tokenizer(job: "TrainingJob") -> "TrainingJob":
     """The job with a ComfyUI's tokenizer where it names none: of COMFYUI_PATH or around us."""
     around = list(Path(__file__).resolve().parents)[3:4]  # ComfyUI/custom_nodes/PACK/training
     homes = [os.environ.get("COMFYUI_PATH", ""), *around]
@@ -143,7 +147,7 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
         from .launch import launch
         from .settings import load_job, override
 
-        job = _with_tokenizer(load_job(job_path, override(list(assignments))))
+        job = with_tokenizer(load_job(job_path, override(list(assignments))))
         if job.memory.processes > 1 and "WORLD_SIZE" not in os.environ:
             return launch([str(job_path), *assignments], job.memory.processes, events, stop)
         from .run import run_job

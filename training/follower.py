@@ -9,12 +9,15 @@ from .live_text import LiveText
 from .loop import Loop
 from .plan import Plan
 from .preview import needed_texts
+from .quantize import round_weights
 from .state import State, States, restore
 
 
 def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
     """The model with its adapter and the loop, as they were when `state` was saved."""
     unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
+    if plan.job.memory.base_weights != "full":
+        round_weights(unet, plan.job.memory.base_weights)
     live = LiveText(plan) if plan.job.text_encoders.trained else None
     adapter = add_adapter(unet, plan.job, live.models if live else ())
     data.live = live

@@ -10,7 +10,9 @@ import torch
 from .adapter import Adapter
 from .cache import Encoded
 from .errors import TrainingError
+from .memory import apply_plan
 from .noise import Draw
+from .nonfinite import broken_layer, guilty_pictures
 from .objective import Batch, Objective
 from .plan import Plan
 from .rng import derive_seed, generator
@@ -29,7 +31,9 @@ class Step:
         grad_norm: length of the gradient before clipping.
         seconds: how long it took.
         skipped: whether the weights were left as they were.
-        pictures: names of the files it saw.
+        pictures: names of the files it saw; of a skipped step those with a loss that is not
+            finite, if there are any.
+        layer: of a skipped step the first layer whose gradient is not finite.
     """
 
     number: int
@@ -39,6 +43,7 @@ class Step:
     seconds: float
     skipped: bool
     pictures: tuple[str, ...]
+    layer: str = ""
 
 
 class Loop:
@@ -66,8 +71,7 @@ class Loop:
             TrainingError: no step has had a finite gradient for a long time.
         """
         self._adapter.train()
-        if self._plan.checkpointing:
-            self._adapter.unet.enable_gradient_checkpointing()
+        apply_plan(self._adapter.unet, self._plan.memory)
         for number in range(start, self._plan.job.schedule.steps):
             step = self.step(number)
             self._skips_in_a_row = self._skips_in_a_row + 1 if step.skipped else 0
@@ -83,13 +87,15 @@ class Loop:
         """Optimizer step `number` (from 0)."""
         begin = time.perf_counter()
         job = self._plan.job
-        torch.manual_seed(derive_seed(job.seed, "dropout", number, *[self._team.rank] * (self._team.rank > 0)))
-        total, pictures = torch.zeros((), device=self._plan.device), []
+        mine = () if self._team.leads else (self._team.rank,)
+        torch.manual_seed(derive_seed(job.seed, "dropout", number, *mine))
+        total, seen = torch.zeros((), device=self._plan.device), []
         for part in range(job.batch.accumulation):
             position = number * job.batch.accumulation + part
             indices = self._sampler.batch(position)
-            pictures += [self._plan.placements[i].item.path.name for i in indices]
-            loss = self._loss(indices, position) / job.batch.accumulation
+            losses, loss = self._loss(indices, position)
+            seen.append((indices, losses.detach()))
+            loss = loss / job.batch.accumulation
             if loss.requires_grad:  # not where there are more processes than pictures
                 loss.backward()
             total += loss.detach()
@@ -98,25 +104,34 @@ class Loop:
         measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])
         loss, grad_norm, found = measured.tolist()  # the step's only sync
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
-        if not skipped:
+        pictures, layer = [i for indices, _ in seen for i in indices], ""
+        if skipped:
+            pictures = guilty_pictures(seen, self._team)
+            layer = broken_layer(self._adapter.unet)
+        else:
             self.updater.step(number)
+        names = [self._plan.placements[i].item.path.name for i in pictures]
         self.updater.zero_grad()
         rate = self.updater.rate(number) * found
         seconds = time.perf_counter() - begin
-        return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(pictures))
+        return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(names), layer)
 
-    def _loss(self, indices: list[int], position: int) -> torch.Tensor:
+    def _loss(self, indices: list[int], position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(losses of this process' pictures, their part of the batch's mean)."""
         batch = self._data.batch(indices, position)
         random = generator(self._plan.job.seed, "noise", position)
         draw = self._objective.draw(batch.latents, random)
         if self._team.size > 1:
             return self._share_of_loss(batch, draw, len(indices))
-        return self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype).mean()
+        losses = self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype)
+        return losses, losses.mean()
 
-    def _share_of_loss(self, batch: Batch, draw: Draw, count: int) -> torch.Tensor:
-        """What this process' pictures add to the mean over the whole batch."""
+    def _share_of_loss(
+        self, batch: Batch, draw: Draw, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, draw = self._team.share(batch, count), self._team.share(draw, count)
         if not len(batch.latents):
-            return torch.zeros((), device=self._plan.device)
+            nothing = torch.zeros(0, device=self._plan.device)
+            return nothing, nothing.sum()
         losses = self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype)
-        return losses.sum() / count
+        return losses, losses.sum() / count

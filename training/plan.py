@@ -15,6 +15,8 @@ from .dataset import open_dataset
 from .errors import CheckpointError, DatasetError, JobError
 from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
+from .memory import NO_PLAN, MemoryPlan, choose, limit_of, needs_of
+from .optimize import check_optimizer
 from .processes import Team, find_team
 from .records import Dataset, DatasetItem
 from .sampler import BatchSampler
@@ -23,9 +25,7 @@ from .text import tokenizer_digest
 from .validation import split
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# Without gradient checkpointing, SDXL in bf16 at 1024 x 1024 keeps about this much per picture.
-ACTIVATION_BYTES = 18 * 2**30
-FULL_UNET_BYTES = 5.2 * 2**30
+ROUNDED_KINDS = ("lora", "loha", "lokr")  # those that leave the frozen weights alone
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Plan:
         zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
         held_out: pictures that are not trained on but measured, see `validation`.
+        memory: what it will need, and what is computed twice to make it fit.
         team: the processes that train together; a batch is `batch.size` pictures for each.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     zero_terminal_snr: bool
     resolution: int
     checkpointing: bool
+    memory: MemoryPlan = NO_PLAN
     team: Team = Team()
     held_out: tuple[Placement, ...] = ()
 
@@ -76,6 +78,12 @@ class Plan:
         size = job.batch.size * self.team.size
         return BatchSampler(self.placements, size, job.seed, job.prior.ratio)
 
+    def memory_for(self, budget_gb: float) -> MemoryPlan:
+        """The memory plan if so much could be used, on a graphics card."""
+        memory = self.job.memory.model_copy(update={"budget_gb": budget_gb})
+        job = self.job.model_copy(update={"memory": memory})
+        return _memory(job, self.checkpoint, self.placements, self.precision, self.device)
+
     def summary(self) -> dict[str, Any]:
         """What the `plan` event says."""
         buckets = Counter(p.bucket_size for p in self.placements)
@@ -94,6 +102,7 @@ class Plan:
             "prediction": self.prediction,
             "zero_terminal_snr": self.zero_terminal_snr,
             "gradient_checkpointing": self.checkpointing,
+            "memory": self.memory.summary(),
             "processes": self.team.size,
         }
 
@@ -107,6 +116,7 @@ def make_plan(job: TrainingJob) -> Plan:
     team = find_team()
     device = _device(job.memory.device, team)
     precision = _precision(job.memory.precision, device)
+    check_optimizer(job.optimizer)
     tokenizer = tokenizer_digest(job.base.tokenizer)
     checkpoint = open_checkpoint(job.base.checkpoint)
     _require_parts(checkpoint)
@@ -136,6 +146,7 @@ def make_plan(job: TrainingJob) -> Plan:
         dataset=seen,
         tokenizer=tokenizer,
     )
+    memory = _memory(job, checkpoint, placements, precision, device)
     runs = Path(job.folders.runs)
     return Plan(
         job=job,
@@ -150,7 +161,8 @@ def make_plan(job: TrainingJob) -> Plan:
         prediction=prediction,
         zero_terminal_snr=terminal,
         resolution=resolution,
-        checkpointing=_checkpointing(job, resolution, device),
+        checkpointing=bool(memory.twice),
+        memory=memory,
         team=team,
         held_out=tuple(_place(held_out, job, resolution)),
     )
@@ -235,11 +247,19 @@ def _precision(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "xpu" else "fp32"
 
 
-def _checkpointing(job: TrainingJob, resolution: int, device: torch.device) -> bool:
-    if job.memory.gradient_checkpointing != "auto":
-        return job.memory.gradient_checkpointing == "on"
-    if device.type != "cuda":
-        return False
-    free, _ = torch.cuda.mem_get_info(device)
-    pixels = (resolution / 1024) ** 2 * job.batch.size
-    return ACTIVATION_BYTES * pixels + FULL_UNET_BYTES > free
+def _memory(
+    job: TrainingJob,
+    checkpoint: Checkpoint,
+    placements: list[Placement],
+    precision: str,
+    device: torch.device,
+) -> MemoryPlan:
+    if job.memory.base_weights != "full" and job.adapter.kind not in ROUNDED_KINDS:
+        raise JobError(
+            f"Setting 'memory.base_weights': {job.adapter.kind} needs the model's own weights; "
+            f"choose full, or adapter.kind {', '.join(ROUNDED_KINDS)}."
+        )
+    size = max((p.bucket_size for p in placements), key=lambda wh: wh[0] * wh[1])
+    shapes = checkpoint.part_shapes("unet")
+    needs = needs_of(job, checkpoint.unet_config, shapes, size, precision, device)
+    return choose(needs, job.memory.gradient_checkpointing, limit_of(job, device))

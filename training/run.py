@@ -12,15 +12,20 @@ from pathlib import Path
 
 import torch
 
+from . import pausing
 from .adapter import Adapter
 from .cache import Encoded, encode
+from .diffusers_file import DIFFUSERS_FILE, write_diffusers
 from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
 from .follower import assemble, be_repeatable, follow
 from .job import TrainingJob
+from .judge import Judge, final_weights
 from .loop import Loop, Step
+from .memory import GIB, advice, fitting, spill_warning
 from .metadata import file_metadata
+from .nonfinite import describe
 from .plan import Plan, make_plan
 from .plot import plot_losses, running_mean
 from .preview import make_samples, needed_texts, planned
@@ -79,6 +84,7 @@ class _Run:
         self.events = events
         self.should_stop = should_stop
         self.states = States(plan.run_dir, plan.digest, plan.job.saving.keep)
+        self.judge = Judge(plan, events)
         self.state = State(started=time.time())
         self.saved_step = -1
         self.saved_at = time.monotonic()
@@ -89,7 +95,10 @@ class _Run:
         found = self.states.newest(self.events.warn)
         if found:
             self.state, self.saved_step = found, found.step
+        self.judge.recall(self.state)
         self.events.emit("plan", **self.plan.summary(), resumed_from=self.state.step)
+        if warning := spill_warning(self.plan.memory, self.job):
+            self.events.warn(warning)
         be_repeatable(self.plan.device)
         reused = self.state.step >= steps
         self.plan.team.agree(not reused)
@@ -127,9 +136,12 @@ class _Run:
         )
         self.saved_at = time.monotonic()
         team = self.plan.team
+        report = self._progress if team.size == 1 else self._report_phase  # others wait already
+        self.judge.measure(self.state, adapter, loop.updater, data, report)
         loop.run(self.state.step, lambda s: team.agree(self._after(s, adapter, loop, data)))
         if self.state.step >= self.job.schedule.steps and self.job.samples.at_end:
-            self._sample(adapter, data)
+            adapter.load_state(self._final()[1])
+            self._sample(adapter, data, self._final()[0])
 
     def _encode(self) -> Encoded:
         """Fill the caches; the other processes wait for what has become of it."""
@@ -153,23 +165,35 @@ class _Run:
         state.seconds += step.seconds
         self._report(step)
         stop, last = self.should_stop(), step.number == self.job.schedule.steps
-        if stop or last or self._is_due(step.number):
-            self._save(capture(state, adapter, loop.updater), must=stop or last)
         every = self.job.samples.every_steps
-        if every and not stop and not last and step.number % every == 0:
-            try:
-                self._sample(adapter, data)
-            except Stopped:
-                self._save(capture(state, adapter, loop.updater), must=True)
-                return False
+        try:
+            if last or not stop:  # what a stop leaves out is measured when the run goes on
+                report = self._report_phase if last else self._progress
+                self.judge.measure(state, adapter, loop.updater, data, report)
+            if stop or last or self._is_due(step.number):
+                self._save(capture(state, adapter, loop.updater), must=stop or last)
+            if every and not stop and not last and step.number % every == 0:
+                with loop.updater.averaged():
+                    self._sample(adapter, data, step.number)
+            if not stop and not last and pausing.is_asked(self.plan.run_dir):
+                self._pause(adapter, loop, data)
+                stop = self.should_stop()
+        except Stopped:
+            self._save(capture(state, adapter, loop.updater), must=True)
+            return False
         return not stop
+
+    def _pause(self, adapter: Adapter, loop: Loop, data: Encoded) -> None:
+        if self.saved_step != self.state.step:
+            self._save(capture(self.state, adapter, loop.updater), must=True)
+        self.events.emit("paused", step=self.state.step, steps=self.job.schedule.steps)
+        with pausing.Parked(adapter, loop.updater, data):
+            pausing.wait(self.plan.run_dir, self.should_stop)
+        self.events.emit("resumed", step=self.state.step)
 
     def _report(self, step: Step) -> None:
         if step.skipped:
-            names = ", ".join(dict.fromkeys(step.pictures))
-            self.events.warn(
-                f"Step {step.number} gave an infinite or NaN gradient and was skipped ({names})."
-            )
+            self.events.warn(describe(step.number, step.pictures, step.layer))
         self.events.emit(
             "step",
             step=step.number,
@@ -202,12 +226,12 @@ class _Run:
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self.events.emit("checkpoint", step=state.step, path=path)
 
-    def _sample(self, adapter: Adapter, data: Encoded) -> None:
+    def _sample(self, adapter: Adapter, data: Encoded, step: int) -> None:
         def progress(done: int, total: int) -> None:
             self._progress("sample", done, total)
 
         try:
-            samples = make_samples(self.plan, adapter, data, self.state.step, progress)
+            samples = make_samples(self.plan, adapter, data, step, progress)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -223,15 +247,22 @@ class _Run:
                 base=sample.base,
             )
 
-    def _progress(self, phase: str, done: int, total: int) -> None:
+    def _report_phase(self, phase: str, done: int, total: int) -> None:
         self.events.emit("phase", name=phase, done=done, total=total)
+
+    def _progress(self, phase: str, done: int, total: int) -> None:
+        self._report_phase(phase, done, total)
         if self.should_stop():
             raise Stopped
 
     def _samples_exist(self) -> bool:
         if not self.job.samples.at_end:
             return True
-        return all(s.path.exists() for s in planned(self.plan, self.job.schedule.steps))
+        return all(s.path.exists() for s in planned(self.plan, self._final()[0]))
+
+    def _final(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """(step, weights) of what a finished run gives to the world."""
+        return final_weights(self.state, self.judge, self.job.validation.use_best)
 
     # ------------------------------------------------------------------------------ the end
 
@@ -244,37 +275,53 @@ class _Run:
     def _finish(self, reused: bool) -> Outcome:
         plan, job, state = self.plan, self.job, self.state
         self.events.emit("phase", name="export", done=0, total=1)
-        tensors = lora_tensors(state.weights, job, plan.checkpoint)
+        step, weights = self._final()
+        if job.validation.use_best and not self.judge.best():
+            self.events.warn("No validation loss was measured, so the last weights are written.")
+        tensors = lora_tensors(weights, job, plan.checkpoint)
         metadata = file_metadata(
             plan,
             started=state.started,
             # not the clock: the file of one run is the same file whenever it is written
             finished=state.started + state.seconds,
             skipped_steps=state.skipped,
+            step=step,
+            validation_loss=dict(state.scores).get(step),
+            sample=self._newest_sample() if job.saving.thumbnail else None,
         )
         lora = plan.run_dir / LORA_FILE
         write_lora(lora, tensors, metadata, plan.checkpoint)
-        lora = self._deliver(lora)
+        lora, extra = self._deliver(lora), {}
+        if job.saving.diffusers:
+            extra["diffusers"] = plan.run_dir / DIFFUSERS_FILE
+            write_diffusers(extra["diffusers"], weights, plan, metadata)
         losses = plan.run_dir / "losses.json"
         values = [x if math.isfinite(x) else None for x in state.losses]
-        write_bytes(losses, json.dumps({"loss": values}).encode())
+        write_bytes(losses, json.dumps({"loss": values, "validation": state.scores}).encode())
         plot = plan.run_dir / "loss.png"
-        plot_losses(state.losses, plot, job.name)
-        samples = [s for s in planned(plan, state.step) if s.path.exists()]
+        plot_losses(state.losses, plot, job.name, state.scores)
+        samples = [s for s in planned(plan, step) if s.path.exists()]
         self.states.finish(state)
         self.events.emit(
             "done",
             lora=lora,
+            **extra,
             steps=state.step,
             loss=running_mean(state.losses)[-1],
             losses=losses,
             plot=plot,
             samples=[[s.path, s.base] for s in samples],
+            validation=state.scores,
+            used_step=step,
             seconds=round(state.seconds, 3),
             reused=reused,
             skipped_steps=state.skipped,
         )
         return Outcome(state.step, lora)
+
+    def _newest_sample(self) -> Path | None:
+        samples = [s.path for s in planned(self.plan, self._final()[0]) if s.path.exists()]
+        return samples[0] if samples else None
 
     def _deliver(self, lora: Path) -> Path:
         if not self.job.saving.output:
@@ -299,15 +346,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory_advice(job: TrainingJob) -> str:
     """What to change in a job that ran out of memory, on one line."""
-    advice = []
-    if job.memory.gradient_checkpointing != "on":
-        advice.append("set memory.gradient_checkpointing to on")
-    if job.memory.precision == "fp32":
-        advice.append("set memory.precision to bf16")
-    if job.batch.size > 1:
-        advice.append(f"lower batch.size from {job.batch.size}")
-    advice.append("lower buckets.resolution")
-    return "Out of memory: " + ", or ".join(advice) + "."
+    try:
+        plan = make_plan(job).memory
+    except (TrainingError, RuntimeError):
+        return f"Out of memory. {advice(job)}"
+    return (
+        f"Out of memory: this job needs about {plan.total / GIB:.1f} GB by our estimate. "
+        f"{fitting(job, plan)}"
+    )
 
 
 def _peak_memory_mb(device: torch.device) -> int:

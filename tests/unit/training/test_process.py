@@ -300,6 +300,6 @@ def test_the_tokenizer_of_a_comfyui_is_found(job_values, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     own = parse_job(job_values)
-    assert cli._with_tokenizer(own) == own
+    assert cli.with_tokenizer(own) == own
     without = parse_job(merge(job_values, {"base": {"tokenizer": ""}}))
-    assert cli._with_tokenizer(without).base.tokenizer == str(folder)
+    assert cli.with_tokenizer(without).base.tokenizer == str(folder)

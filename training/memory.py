@@ -1,0 +1,242 @@
+"""Predict how much memory a run needs before it starts, and choose the fastest way that fits.
+
+Needed are the frozen weights, the adapter with gradients and the optimizer's memory, what the
+forward pass keeps (activations.py), and room to compute in. If that is too much, units are computed
+twice, those first that give back most bytes for the work they cost.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .activations import Unit, units
+
+if TYPE_CHECKING:
+    from .job import TrainingJob
+
+GIB = 2**30
+CONTEXT_BYTES = 0.4 * GIB  # what CUDA itself and its libraries take
+SPARE_SHARE = 0.06  # left free: allocators round up
+WORKSPACE_TENSORS = 5  # as large as the largest activation, alive at once inside one kernel's call
+WORKSPACE_BYTES = 0.25 * GIB  # of cuDNN and cuBLAS
+OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "lion": 4, "adafactor": 0.1, "prodigy": 16}
+OTHER_OPTIMIZER_BYTES = 12
+TEXT_BYTES = 0.82e9  # parameters of both text encoders
+WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+BUDGETS_GB = (8, 12, 16, 24)  # sizes of graphics cards that help and documentation speak of
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a run will need and how it is made to fit.
+
+    Attributes:
+        weights, adapter, activations, workspace: predicted bytes.
+        total: their sum: the predicted peak.
+        limit: bytes it has to fit into; None where nothing is known or asked.
+        twice: names of the units that are computed twice.
+        extra: share of a step's work that this costs.
+    """
+
+    weights: int
+    adapter: int
+    activations: int
+    workspace: int
+    limit: int | None
+    twice: tuple[str, ...]
+    extra: float
+
+    @property
+    def total(self) -> int:
+        """Predicted peak in bytes."""
+        return self.weights + self.adapter + self.activations + self.workspace
+
+    @property
+    def fits(self) -> bool:
+        """Whether the prediction is within the limit."""
+        return self.limit is None or self.total <= self.limit
+
+    def summary(self) -> dict[str, Any]:
+        """For the `plan` event, in MiB."""
+        names = ("weights", "adapter", "activations", "workspace", "total")
+        out: dict[str, Any] = {f"{n}_mb": round(getattr(self, n) / 2**20) for n in names}
+        out["limit_mb"] = None if self.limit is None else round(self.limit / 2**20)
+        return {**out, "computed_twice": len(self.twice), "extra_work": round(self.extra, 3)}
+
+
+NO_PLAN = MemoryPlan(0, 0, 0, 0, None, (), 0.0)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the prediction is made of; see `needs_of`."""
+
+    units: Sequence[Unit]
+    weights: int
+    adapter: int
+    element_bytes: int
+    context: int
+
+    def plan(self, twice: Sequence[Unit], limit: int | None) -> MemoryPlan:
+        """The prediction when the units in `twice` are computed twice."""
+        names = {u.name + u.kind for u in twice}
+        kept = peak = 0
+        for u in self.units:
+            again = u.name + u.kind in names
+            kept += u.outside + (u.inputs if again else u.kept)
+            peak = max(peak, u.peak if again else 0)
+        largest = max((u.peak for u in self.units), default=0) // 8
+        work = sum(u.work for u in self.units) or 1
+        return MemoryPlan(
+            weights=self.weights,
+            adapter=self.adapter,
+            activations=(kept + peak) * self.element_bytes,
+            workspace=WORKSPACE_TENSORS * largest * self.element_bytes + self.context,
+            limit=limit,
+            twice=tuple(u.name for u in twice),
+            extra=sum(u.work for u in twice) / (2 * work),
+        )
+
+
+def needs_of(
+    job: "TrainingJob",
+    config: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    size: tuple[int, int],
+    precision: str,
+    device: torch.device,
+) -> Needs:
+    """What a job needs.
+
+    Args:
+        config, shapes: of the UNet, as the checkpoint tells.
+        size: (width, height) of the largest bucket in pixels.
+        precision: "bf16" or "fp32".
+    """
+    element = WEIGHT_BYTES[precision]
+    weights = sum(_numel(s) * _stored_bytes(job, s, element) for s in shapes.values())
+    if job.text_encoders.trained:
+        weights += TEXT_BYTES * element
+    adapter = job.adapter
+    rows = sum(sum(s[:2]) for name, s in shapes.items() if _is_adapted(name, s, adapter.targets))
+    optimizer = OPTIMIZER_BYTES.get(job.optimizer.kind, OTHER_OPTIMIZER_BYTES)
+    per_weight = 8 + optimizer + (4 if job.optimizer.ema_decay else 0)
+    walk = units(config, *size, job.batch.size, adapter.rank, adapter.targets)
+    context = round(WORKSPACE_BYTES + CONTEXT_BYTES) if device.type == "cuda" else 0
+    return Needs(walk, round(weights), round(rows * adapter.rank * per_weight), element, context)
+
+
+def _stored_bytes(job: "TrainingJob", shape: tuple[int, ...], element: int) -> float:
+    if job.memory.base_weights != "full" and len(shape) == 2:
+        return 1
+    return element
+
+
+def _is_adapted(name: str, shape: tuple[int, ...], targets: str) -> bool:
+    if targets == "all":
+        return name.endswith(".weight") and len(shape) in (2, 4)
+    inside = ".transformer_blocks." in name or ".proj_in." in name or ".proj_out." in name
+    if targets == "attention":
+        inside = ".attn1." in name or ".attn2." in name
+    return inside and name.endswith(".weight") and len(shape) in (2, 4)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for side in shape:
+        count *= side
+    return count
+
+
+def choose(needs: Needs, wanted: str, limit: int | None) -> MemoryPlan:
+    """The fastest plan that fits into `limit` bytes, else the smallest one.
+
+    Args:
+        wanted: "off", "selective", "on", or "auto" to compute twice only what has to be.
+    """
+    free = [u for u in needs.units if u.saving > 0]
+    if wanted == "off" or (wanted == "auto" and limit is None):
+        return needs.plan([], limit)
+    if wanted == "on":
+        return needs.plan(free, limit)
+    if wanted == "selective":  # the deepest level does most of the work for the least memory
+        deepest = max(u.level for u in needs.units)
+        return needs.plan([u for u in free if u.level < deepest], limit)
+    ordered = sorted(free, key=lambda u: u.work / u.saving)
+    twice: list[Unit] = []
+    plan = needs.plan(twice, limit)
+    while not plan.fits and ordered:
+        twice.append(ordered.pop(0))
+        plan = needs.plan(twice, limit)
+    return plan
+
+
+def limit_of(job: "TrainingJob", device: torch.device) -> int | None:
+    """Bytes a run may use: the job's budget, else what is free on the device."""
+    if job.memory.budget_gb:
+        return round(job.memory.budget_gb * GIB * (1 - SPARE_SHARE))
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.mem_get_info(device)[0] * (1 - SPARE_SHARE))
+
+
+def spill_warning(plan: MemoryPlan, job: "TrainingJob") -> str:
+    """What to tell a user whose run will not fit, "" if it will."""
+    if plan.fits:
+        return ""
+    need, have = plan.total / GIB, (plan.limit or 0) / GIB
+    return (
+        f"Training needs about {need:.1f} GB of memory and {have:.1f} GB are free: it will fail, "
+        f"or be very slow where the driver spills into main memory. {advice(job)}"
+    )
+
+
+def advice(job: "TrainingJob") -> str:
+    """What makes a job smaller, the cheapest first."""
+    said = []
+    if job.memory.gradient_checkpointing in ("off", "selective"):
+        said.append("set memory.gradient_checkpointing to auto")
+    if job.batch.size > 1:
+        said.append(f"lower batch.size from {job.batch.size} (batch.accumulation replaces it)")
+    if job.memory.precision == "fp32":
+        said.append("set memory.precision to bf16")
+    if job.memory.base_weights == "full":
+        said.append("set memory.base_weights to int8")
+    said.append("lower buckets.resolution")
+    return "To need less: " + ", or ".join(said) + "."
+
+
+def fitting(job: "TrainingJob", plan: MemoryPlan) -> str:
+    """What to do after a run did not fit: how far each way would take it."""
+    if plan.limit is None or plan.fits:  # the estimate was wrong, or nothing was known
+        budget = max(plan.total / GIB * 0.75, 0.5)
+        return f"Set memory.budget_gb below {budget:.1f} to plan for less. {advice(job)}"
+    return advice(job)
+
+
+def apply_plan(unet: torch.nn.Module, plan: MemoryPlan) -> None:
+    """Mark the units of a UNet that are computed twice."""
+    if not plan.twice:
+        return
+    unet.enable_gradient_checkpointing()  # sets the function; then each flag is set on its own
+    chosen = set(plan.twice)
+    for name, module in unet.named_modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = name in chosen
+
+
+def main_memory_bytes() -> int | None:
+    """Main memory that is free now, None where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            values = dict(line.split(":") for line in file)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None

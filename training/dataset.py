@@ -113,6 +113,8 @@ def describe(
     if not kept:
         bad = issues[-1]
         raise DatasetError(f"{name}: none of its pictures can be used. {bad.path}: {bad.message}")
+    if settings.skip_duplicates:
+        kept = _without_duplicates(kept, issues)
     items = tuple(_make_item(f, look, settings, issues) for f, look in kept)
     issues += _quality_hints(kept, resolution)
     return Dataset(items, tuple(issues), name)
@@ -262,6 +264,29 @@ def _written_caption(found: Found, settings: DatasetSettings, issues: list[Issue
     if remark:
         issues.append(Issue(found.name, "warning", remark))
     return written
+
+
+def _without_duplicates(
+    pairs: Sequence[tuple[Found, _Look]], issues: list[Issue]
+) -> list[tuple[Found, _Look]]:
+    """The first of every group of look-alikes; the others are named. Concepts are kept apart."""
+    groups: dict[tuple, list[int]] = {}
+    for index, (found, _) in enumerate(pairs):
+        group = found.group
+        groups.setdefault((group.category, group.concept, group.prior), []).append(index)
+    first_of: dict[int, int] = {}
+    for members in groups.values():
+        looks = [pairs[i][1] for i in members]
+        for later, first in find_near_duplicates([look.traits for look in looks]).items():
+            first_of[members[later]] = members[first]
+        same: dict[str, int] = {}  # plain pictures are never alike, but may be copies
+        for index, look in zip(members, looks, strict=True):
+            if same.setdefault(look.digest, index) != index:
+                first_of.setdefault(index, same[look.digest])
+    for index, first in sorted(first_of.items()):
+        message = f"left out: nearly the same as {pairs[first][0].name}"
+        issues.append(Issue(pairs[index][0].name, "hint", message))
+    return [pair for index, pair in enumerate(pairs) if index not in first_of]
 
 
 def _quality_hints(pairs: Sequence[tuple[Found, _Look]], resolution: int) -> list[Issue]:

@@ -270,6 +270,11 @@ class DatasetSettings(BaseModel):
         default=False,
         description="The transparency of a picture is its mask, where it has no mask file.",
     )
+    skip_duplicates: bool = Field(
+        default=False,
+        description="Leave out pictures that are nearly the same as an earlier one, for example "
+        "frames of a video.",
+    )
     weight: float = _weight("How much these pictures count in the loss.")
     regularisation: bool = Field(
         default=False,

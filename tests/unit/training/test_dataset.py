@@ -346,3 +346,25 @@ def test_hints_in_the_report(tmp_path):
     assert "same.png: the same file as a.png" in report
     assert "small.png: smaller than half of 512 px" in report
     assert "a.png, blurred.png, copy.jpg, same.png and 1 more: has no caption" in report
+
+
+def test_duplicates_can_be_left_out(tmp_path):
+    """Exact and near copies go, the first stays; another category keeps its own."""
+    photo = Image.fromarray(skimage.data.astronaut())
+    for place in ("a.png", "b.jpg", "attire/c.png"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        photo.save(tmp_path / place)
+    photo.resize((300, 300)).save(tmp_path / "d.png")
+    for name in ("plain1.png", "plain2.png"):
+        Image.new("RGB", (64, 64), "red").save(tmp_path / name)
+    Image.fromarray(skimage.data.coffee()).save(tmp_path / "e.png")
+    every = read_dataset(tmp_path)
+    data = read_dataset(tmp_path, DatasetSettings(skip_duplicates=True))
+    assert len(every.items) == 7
+    assert [i.path.name for i in data.items] == ["a.png", "e.png", "plain1.png", "c.png"]
+    left_out = {i.path: i.message for i in data.issues if "left out" in i.message}
+    assert left_out == {
+        "b.jpg": "left out: nearly the same as a.png",
+        "d.png": "left out: nearly the same as a.png",
+        "plain2.png": "left out: nearly the same as plain1.png",
+    }

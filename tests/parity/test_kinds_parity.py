@@ -86,12 +86,13 @@ def oracle_output(unet, call):
 
 
 CASES = {
-    **{kind: {"kind": kind, "rank": 4, "targets": "all"} for kind in KINDS},
-    "lora with alpha": {"rank": 8, "alpha": 2.0, "targets": "attention"},
-    "rslora with alpha": {"kind": "rslora", "rank": 5, "alpha": 3.0},
-    "pissa with alpha": {"kind": "pissa", "rank": 4, "alpha": 2.0, "layers": ["mid_block"]},
-    "loha with alpha": {"kind": "loha", "rank": 4, "alpha": 1.0, "targets": "all"},
-    "lokr with alpha": {"kind": "lokr", "rank": 3, "alpha": 1.0, "targets": "all"},
+    "lora": {"rank": 4, "alpha": 2.0, "targets": "all"},
+    "rslora": {"kind": "rslora", "rank": 5, "alpha": 3.0},
+    "dora": {"kind": "dora", "rank": 4, "alpha": 2.0, "targets": "all"},
+    "pissa": {"kind": "pissa", "rank": 4, "alpha": 2.0, "targets": "all"},
+    "loha": {"kind": "loha", "rank": 4, "alpha": 2.0, "targets": "all"},
+    "lokr": {"kind": "lokr", "rank": 3, "alpha": 2.0, "targets": "all"},
+    "oft": {"kind": "oft", "rank": 8, "targets": "all"},
     "whole lokr": {"kind": "lokr", "rank": 64, "alpha": 16.0, "factor": 4, "targets": "all"},
     "block ranks": {"rank": 4, "block_ranks": {"mid_block": 8, "up_blocks.1": 0}, "alpha": 4.0},
     "lokr block ranks": {"kind": "lokr", "rank": 2, "alpha": 2.0, "block_ranks": {"attn2": 99}},

@@ -362,7 +362,14 @@ def _train_result(
     losses = json.loads(Path(done["losses"]).read_text("utf-8"))["loss"]
     finite = [x for x in losses if x is not None]
     again = " (already trained)" if done["reused"] else ""
-    lines = [f"{name}: {done['steps']} steps, loss {done['loss'] or 0:.4f}{again}", *warnings]
+    lines = [f"{name}: {done['steps']} steps, loss {done['loss'] or 0:.4f}{again}"]
+    if scores := done["validation"]:
+        used = next((f"{loss:.4f}" for step, loss in scores if step == done["used_step"]), "?")
+        lines.append(
+            f"validation loss {scores[0][1]:.4f} at first, {used} in the file (step "
+            f"{done['used_step']})"
+        )
+    lines += warnings
     shown = {
         "text": ["\n".join(lines)],
         "files": [{"filename": path.name, "subfolder": subfolder, "type": "output"}],

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .errors import JobError
+from .errors import JobError, StateError
+from .optimizer_state import save_groups, save_memory
 
 if TYPE_CHECKING:
     from .learning_settings import OptimizerSettings
@@ -28,6 +29,7 @@ LIBRARIES = {
     "bitsandbytes.optim": "bitsandbytes",
     "torchao.optim": "torchao",
 }
+_NEEDS_A_DEVICE = ("bitsandbytes", "torchao")  # a step of theirs may compile or refuse a CPU
 _NAME = re.compile(r"(?P<library>[a-z_]+(\.[a-z_]+)?):(?P<name>[A-Za-z]\w*)")
 
 
@@ -181,6 +183,33 @@ def make_optimizer(parameters: Iterable, settings: "OptimizerSettings") -> torch
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise JobError(f"Optimizer {made.__name__} refuses its options: {reason}.") from None
+
+
+def check_optimizer(settings: "OptimizerSettings") -> None:
+    """Refuse at once what would only fail after everything is encoded.
+
+    One by name takes a step on a weight of four numbers, and what it remembers must be of a kind
+    that can be saved.
+
+    Raises:
+        JobError: as `make_optimizer`; or it cannot train here.
+    """
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = make_optimizer([weight], settings)
+    if settings.kind != OTHER or settings.name.startswith(_NEEDS_A_DEVICE):
+        return
+    weight.grad = torch.ones(2, 2)
+    try:
+        for start in ("train", "step"):
+            getattr(optimizer, start, lambda: None)()
+        save_memory(optimizer.state[weight])
+        save_groups(optimizer)
+    except (TypeError, ValueError, RuntimeError, AttributeError, StateError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise JobError(
+            f"Setting 'optimizer.name': {settings.name} cannot train here ({reason}): choose "
+            "another optimizer."
+        ) from None
 
 
 def _flat(groups: list) -> list[torch.Tensor]:

@@ -2,16 +2,18 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import huber_loss, smooth_l1_loss
 
-from training import parse_job
+from training import JobError, merge, parse_job
 from training.diffusion import alphas_cumprod, signal_to_noise
 from training.losses import LOSSES, THRESHOLDS, threshold_table
 from training.noise import Draw
 from training.objective import Batch, Objective
+from training.plan import make_plan
 from training.weighting import WEIGHTINGS, weight_table
 
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -42,10 +44,12 @@ def test_schedule_is_that_of_diffusers(zero):
         assert alphas_cumprod(True)[-1] == 0
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_noise_and_target_are_those_of_diffusers(prediction):
-    oracle = scheduler(prediction_type=prediction)
-    objective = Objective(settings(), prediction)
+@pytest.mark.parametrize(
+    "prediction, zero", [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
+)
+def test_noise_and_target_are_those_of_diffusers(prediction, zero):
+    oracle = scheduler(prediction_type=prediction, rescale_betas_zero_snr=zero)
+    objective = Objective(settings(), prediction, zero)
     latents = torch.randn(3, 4, 5, 7)
     draw = objective.draw(latents, torch.Generator().manual_seed(0))
     noise, times = draw.noise, draw.timesteps
@@ -60,6 +64,19 @@ def test_noise_and_target_are_those_of_diffusers(prediction):
     batch = Batch(latents, torch.zeros(3, 1, 1), torch.zeros(3, 1), torch.zeros(3, 6))
     losses = objective.losses(Perfect(), batch, draw, torch.float32)
     torch.testing.assert_close(losses, torch.tensor([0.0, 1.0, 4.0]))
+
+
+def test_zero_terminal_snr_is_the_checkpoint_s_or_the_user_s(job_values):
+    def plan(**objective):
+        return make_plan(parse_job(merge(job_values, {"objective": objective})))
+
+    assert plan().zero_terminal_snr is False
+    v = plan(prediction="v_prediction", zero_terminal_snr="on")
+    assert v.zero_terminal_snr and v.summary()["zero_terminal_snr"]
+    off = plan(prediction="v_prediction", zero_terminal_snr="off")
+    assert off.digest == plan(prediction="v_prediction").digest != v.digest
+    with pytest.raises(JobError, match="objective.zero_terminal_snr.*v-prediction"):
+        plan(zero_terminal_snr="on")
 
 
 # --------------------------------------------------------------------------------- weightings
@@ -316,3 +333,28 @@ def test_a_batch_costs_what_its_pictures_cost_alone(loss, make_loop):
                 alone = objective.losses(adapter.unet, data.batch([index]), own, torch.float32)
                 torch.testing.assert_close(alone[0], together[i], atol=1e-6, rtol=1e-5)
     assert len(set(together.tolist())) == 3
+
+
+def test_masks_and_weights_count_as_in_a_plain_loss(make_loop, tiny_models):
+    plan, adapter, data, _ = make_loop({"batch": {"size": 2}, "buckets": {"step": 64}})
+    awake(adapter)
+    indices = next(b for b in map(plan.sampler.batch, range(3)) if len(b) == 2)
+    noise, _ = noise_and_times(plan, 2, plan.placements[indices[0]].bucket_size)
+    times = torch.tensor([60, 700])
+    mask = torch.rand((2, 1, *noise.shape[2:]), generator=torch.Generator().manual_seed(0))
+    weights = torch.tensor([0.5, 2.0])
+    batch = replace(data.batch(indices), mask=mask, weights=weights)
+    objective = Objective(settings(weighting="min_snr"), "epsilon")
+    ours = objective.losses(adapter.unet, batch, Draw(noise, times), plan.dtype)
+    ours.mean().backward()
+    plain = Plain(plan, adapter, indices, tiny_models, noise, times)
+    error = ((plain.predicted - plain.target).square() * mask).mean(dim=(1, 2, 3))
+    expected = error * weights * diffusers_weights("min_snr", "epsilon")[times]
+    torch.testing.assert_close(ours.detach(), expected.detach(), atol=1e-6, rtol=1e-5)
+    assert_same_gradients(adapter, plain.gradients(expected.mean()), "mask and weights")
+    with torch.no_grad():
+        for i, index in enumerate(indices):
+            one = slice(i, i + 1)
+            alone = replace(data.batch([index]), mask=mask[one], weights=weights[one])
+            loss = objective.losses(adapter.unet, alone, Draw(noise[one], times[one]), plan.dtype)
+            torch.testing.assert_close(loss[0], ours[i], atol=1e-6, rtol=1e-5)

@@ -8,7 +8,7 @@ import torch
 
 from training import JobError, merge, parse_job
 from training.errors import StateError
-from training.optimize import OPTIMIZERS, label, make_optimizer
+from training.optimize import OPTIMIZERS, check_optimizer, label, make_optimizer
 from training.optimizers import AdamWScheduleFree, Lion, Prodigy
 from training.schedules import SCHEDULES, rate_factor
 from training.update import Updater, stochastic_round
@@ -188,6 +188,23 @@ def test_impossible_choices_are_refused(settings, message):
 def test_what_a_library_refuses_is_said(settings, message):
     with pytest.raises(JobError, match=message):
         make_optimizer(weights(), job(**settings).optimizer)
+
+
+@pytest.mark.parametrize("name", ["torch.optim:LBFGS", "torch.optim:SparseAdam"])
+def test_what_cannot_train_is_refused_before_anything_is_done(name, job_values):
+    from training.plan import make_plan
+
+    values = merge(job_values, {"optimizer": {"kind": "other", "name": name}})
+    with pytest.raises(JobError, match=f"{name} cannot train here"):
+        make_plan(parse_job(values))
+    with pytest.raises(JobError, match="no optimizer 'Nothing'"):
+        named = {"optimizer": {"kind": "other", "name": "torch.optim:Nothing"}}
+        make_plan(parse_job(merge(job_values, named)))
+
+
+def test_every_optimizer_that_is_offered_passes_the_check():
+    for settings in RESUMED:
+        check_optimizer(job(**settings).optimizer)
 
 
 def test_missing_packages_are_named(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,6 +205,43 @@ def test_the_best_weights_are_kept_apart_and_written_when_asked(train, tmp_path,
         said = file.metadata()
     assert said["troupe.step"] == str(step) and float(said["troupe.validation_loss"]) == after[step]
     assert said["ss_num_validation_images"] == "2"
+
+
+def test_the_file_holds_the_running_mean(train, job_values):
+    """Against the mean of the weights of every step, taken by hand."""
+    from training.tensorfile import read_tensors
+
+    changes = {
+        "optimizer": {"ema_decay": 0.15},
+        "saving": {"every_steps": 1, "keep": 9, "precision": "fp32"},
+    }
+    seen = []
+
+    def watch():
+        folder = next(iter(Path(runs).glob("*/states")), None)
+        files = sorted(folder.glob("state-*.safetensors")) if folder else []
+        if files and (not seen or files[-1] != seen[-1][0]):
+            seen.append((files[-1], read_tensors(files[-1])[0]))
+        return False
+
+    runs = job_values["folders"]["runs"]
+    outcome, _ = train(changes, watch)
+    assert [path.stem for path, _ in seen] == [f"state-{n:08d}" for n in (1, 2, 3)]
+    trained = [{k: v for k, v in t.items() if k.startswith("adapter/")} for _, t in seen]
+    last = read_tensors(next(Path(runs).glob("*/states/state-*4.safetensors")))[0]
+    trained.append({k: v for k, v in last.items() if k.startswith("adapter/")})
+    mean = dict(trained[0])
+    for n, weights in enumerate(trained[1:], 1):
+        decay = min(0.15, (1 + n) / (10 + n))
+        mean = {k: decay * v + (1 - decay) * weights[k] for k, v in mean.items()}
+    written = load_file(outcome.lora)
+    ups = sorted(k for k in mean if k.endswith(".up"))
+    files = sorted(k for k in written if k.endswith("lora_up.weight"))
+    assert len(ups) == len(files) > 4
+    total = sum(float(mean[k].double().square().sum()) for k in ups)
+    assert sum(float(written[k].double().square().sum()) for k in files) == pytest.approx(total)
+    plain = sum(float(trained[-1][k].double().square().sum()) for k in ups)
+    assert total != pytest.approx(plain, rel=1e-3)
 
 
 def test_asking_for_the_best_of_nothing_says_so(train):

@@ -113,7 +113,6 @@ class ClipStage:
             "vision_right": from_pictures[1], "contrast": contrast.detach(),
         }  # fmt: skip
 
-
     @staticmethod
     def contrast(temperature, pooled: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         """CLIP's loss between captions (B, W) and pictures (B, W)."""

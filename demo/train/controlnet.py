@@ -9,6 +9,7 @@ import dataclasses
 
 import torch
 
+from conditioning import regions_from_poses
 from conditioning.pose import Person, PoseFrame, draw_pose
 
 from .. import modules
@@ -23,6 +24,13 @@ def control_picture(pose: Pose, size: tuple[int, int]) -> torch.Tensor:
     """(3, H, W) uint8: the skeleton as the pack draws it for a picture of (width, height)."""
     frame = PoseFrame((Person(pose.keypoints(size)),), *size)
     return torch.from_numpy(draw_pose(frame)).permute(2, 0, 1)
+
+
+def region_masks(pose: Pose, size: tuple[int, int], names: tuple[str, ...]) -> torch.Tensor:
+    """(R, h, w) at latent size: the pack's soft regions of these names."""
+    frame = PoseFrame((Person(pose.keypoints(size)),), *size)
+    regions = regions_from_poses([frame])
+    return torch.stack([regions.mask(name, size[0] // 8, size[1] // 8)[0] for name in names])
 
 
 def build_narrow(config: NanoConfig):

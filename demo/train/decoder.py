@@ -27,7 +27,7 @@ class DecoderStage(VaeStage):
         with torch.no_grad():
             latents = self.vae.encode(pixels)
         decoded = self.vae.decode(disturbed(latents, generator))
-        loss = picture_loss(decoded, pixels)
+        loss = picture_loss(decoded, pixels, batch["weight"])
         return loss, {"psnr": psnr(decoded, pixels)}
 
 

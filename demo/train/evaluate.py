@@ -17,15 +17,15 @@ from ..world import Draws, Plan, caption, plan_sample, render
 from ..world.readers import compare, iou, read_background, read_person
 from .clip import encode_pictures, encode_text, reference_picture
 from .config import CONFIG, SIZE_PX
-from .controlnet import build_narrow, control_picture
+from .controlnet import build_narrow, control_picture, region_masks
 from .diffusion import load_frozen, load_text, time_ids
 from .ip_adapter import (
     PICTURES,
+    REGIONS,
     ROLE_NAMES,
     SAYS,
     IpAdapterStage,
     encode_blank,
-    region_masks,
     role_layers,
 )
 from .latents import load_vae
@@ -109,7 +109,7 @@ class Sampler:
         nothing = encode_blank(adapter.vision, self.device)
         states = nothing.expand(len(plans), len(ROLE_NAMES), -1, -1).clone()
         layers = torch.zeros(len(plans), len(ROLE_NAMES), adapter.layer_count)
-        masks = torch.stack([region_masks(plan.pose, size) for plan in plans])
+        masks = torch.stack([region_masks(plan.pose, size, REGIONS) for plan in plans])
         for r, name in enumerate(ROLE_NAMES):
             if name not in roles:
                 continue

@@ -11,16 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conditioning import ROLES, regions_from_poses
+from conditioning import ROLES
 from conditioning.ip_adapter.masks import mask_tokens
 from conditioning.ip_adapter.projectors import PlusProjector
-from conditioning.pose import Person, PoseFrame
 
 from .. import modules, nano
 from ..world import Draws
 from .clip import encode_pictures, reference_picture
 from .config import CONFIG
-from .controlnet import build_narrow, control_picture
+from .controlnet import build_narrow, control_picture, region_masks
 from .diffusion import (
     conditioning,
     load_frozen,
@@ -35,6 +34,7 @@ from .loop import Plan, arguments, run_stage
 
 PLAN = Plan(steps=40_000, learning_rate=4e-4, warmup=300, weight_decay=0.01, average=0.999)
 ROLE_NAMES = ("character", "attire", "background")
+REGIONS = tuple(ROLES[name].region for name in ROLE_NAMES)
 PICTURES = {"character": "portrait", "attire": "garment", "background": "plate"}
 SAYS = {
     "character": ("skin", "hair", "mark"),
@@ -170,7 +170,7 @@ class IpAdapterStage:
         if alone:
             only = draws.below(roles)
             present = [r == only for r in range(roles)]
-        masks = region_masks(plan.pose, size)
+        masks = region_masks(plan.pose, size, REGIONS)
         if alone:
             masks = torch.ones_like(masks)
         leave_out: list[str] = []
@@ -220,15 +220,6 @@ def encode_blank(vision, device) -> torch.Tensor:
     edge = CONFIG.image_size
     zeros = torch.zeros(1, 3, edge, edge, device=device)
     return vision(pixel_values=zeros, output_hidden_states=True).hidden_states[-2]
-
-
-def region_masks(pose, size: tuple[int, int]) -> torch.Tensor:
-    """(R, h, w) at latent size: the pack's soft region of every role."""
-    width, height = size[0] // 8, size[1] // 8
-    frame = PoseFrame((Person(pose.keypoints(size)),), *size)
-    regions = regions_from_poses([frame])
-    masks = [regions.mask(ROLES[name].region, width, height)[0] for name in ROLE_NAMES]
-    return torch.stack(masks)
 
 
 def role_layers(role: str, count: int) -> torch.Tensor:

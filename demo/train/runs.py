@@ -68,7 +68,7 @@ def load_weights(stage: str, module: str, root: Path | None = None) -> dict[str,
         raise TrainingError(f"Stage {stage!r} has no weights yet: run python -m demo.train.{stage}")
     prefix = f"{module}."
     state = load_file(path)
-    return {name[len(prefix):]: v for name, v in state.items() if name.startswith(prefix)}
+    return {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}
 
 
 def _replace(path: Path, write) -> None:

@@ -11,11 +11,11 @@ from demo.train.config import CONFIG, attributes
 from demo.train.controlnet import build_narrow
 from demo.train.ip_adapter import (
     PICTURES,
+    REGIONS,
     ROLE_NAMES,
     ReferenceAttention,
     References,
     _Told,
-    region_masks,
     role_layers,
     transformer_indices,
 )
@@ -155,7 +155,7 @@ def test_reference_attention_is_that_of_diffusers(unet):
 
 def test_regions_speak_for_their_roles():
     pose = plan_sample(5, action="standing").pose
-    masks = region_masks(pose, (128, 128))
+    masks = controlnet.region_masks(pose, (128, 128), REGIONS)
     assert masks.shape == (len(ROLE_NAMES), 16, 16)
     assert 0.5 < float(masks.sum(dim=0).mean()) <= 1.001, "they share the picture but for hands"
     rows = [float((m.sum(dim=1) * torch.arange(16)).sum() / m.sum()) for m in masks]

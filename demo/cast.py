@@ -1,0 +1,106 @@
+"""The cast of the miniature film, drawn by the world: training pictures, references, dances.
+
+`python -m demo.cast` writes the files that the workflow miniature_film reads into workflows/input.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from .dance import write_frames
+from .inputs import SHIPPED
+from .world import (
+    DANCES,
+    Character,
+    Draws,
+    Motion,
+    Plan,
+    Pose,
+    Scene,
+    caption,
+    character_held_out,
+    garment,
+    plan_sample,
+    plate,
+    portrait,
+    render,
+)
+
+SIZE_PX = 128  # what the miniature was trained at
+TRIGGER = "zorvex"  # a word that no caption of the training had
+PICTURES = 12  # of the character, to train on
+FRAMES, FPS = 12, 8.0  # of each dance
+ROLE_HIDES = {  # what a caption leaves to a reference, or to the trigger
+    "character": ("skin", "hair", "mark"),
+    "attire": ("upper", "lower", "shoes"),
+    "background": ("place",),
+}
+FOLDER = "troupe_miniature"
+
+
+def words(plan: Plan, leave_out: Collection[str] = (), name: str = "") -> str:
+    """The full caption of a plan, without what is in `leave_out`."""
+    return caption(plan.scene, plan.pose.action, name, leave_out)
+
+
+def held_out_character(seed: int = 0) -> Character:
+    """A character whose hair colour and style training has never seen together."""
+    for number in range(seed, seed + 1000):
+        character = plan_sample(number, split="test").scene.character
+        if character_held_out(character) and character.mark != "none":
+            return character
+    raise AssertionError("one character in seven is held out")
+
+
+def reference_picture(role: str, scene: Scene, draws: Draws, size: int = SIZE_PX) -> np.ndarray:
+    """(size, size, 3) uint8: what a user would give as reference of `role`."""
+    if role == "character":
+        return portrait(scene.character, size, draws).picture
+    if role == "attire":
+        return garment(scene.attire, size, draws).picture
+    return plate(scene.background, size).picture
+
+
+def pose_frame(pose: Pose, size: int = SIZE_PX) -> dict:
+    """A world pose as a POSE_KEYPOINT frame on a square canvas."""
+    flat = [round(float(v), 3) for v in pose.keypoints((size, size)).reshape(-1)]
+    return {"people": [{"pose_keypoints_2d": flat}], "canvas_width": size, "canvas_height": size}
+
+
+def save(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 as a picture file."""
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)
+
+
+def write_dataset(folder: Path, character: Character, count: int = PICTURES) -> None:
+    """Pictures of one character in other clothes, places and poses, with captions.
+
+    A caption says everything but who it is; that is the trigger's part.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        plan = plan_sample(30_000 + i, split="train")
+        plan = replace(plan, scene=replace(plan.scene, character=character))
+        save(folder / f"{i:02d}.png", render(plan.scene, plan.pose, SIZE_PX).picture)
+        text = words(plan, ROLE_HIDES["character"], TRIGGER)
+        (folder / f"{i:02d}.txt").write_text(text + "\n", encoding="utf-8")
+
+
+def write_cast(folder: Path, frames: int = FRAMES) -> None:
+    """Everything miniature_film reads: pictures, an attire, a background, four dances."""
+    write_dataset(folder / FOLDER, held_out_character())
+    scene = plan_sample(20_003, split="test").scene
+    for role in ("attire", "background"):
+        save(folder / f"{FOLDER}_{role}.png", reference_picture(role, scene, Draws(42, 0)))
+    for number, name in enumerate(DANCES, 1):
+        motion = Motion(name, seconds=frames / FPS)
+        poses = [pose_frame(motion.pose(i / FPS)) for i in range(frames)]
+        write_frames(folder / f"{FOLDER}_dance_{number}.json", poses)
+
+
+if __name__ == "__main__":
+    write_cast(SHIPPED)

@@ -1,0 +1,314 @@
+"""What the trained miniature can do through the pack's nodes, measured by the world's own truth.
+
+`Studio` renders scenes of the drawn world in a running ComfyUI; the functions below ask for scenes
+that training never saw and let `demo.world.readers` say what came true.
+
+`python -m demo.proof OUTPUT` measures all of it and writes figures and contact sheets.
+"""
+
+import argparse
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tools.client import Client
+from tools.server import ComfyServer
+
+from .cast import (
+    ROLE_HIDES,
+    SIZE_PX,
+    TRIGGER,
+    held_out_character,
+    pose_frame,
+    reference_picture,
+    save,
+    words,
+    write_dataset,
+)
+from .dance import write_frames
+from .nano import NanoFiles, nano_files
+from .world import Character, Draws, Plan, plan_sample, render
+from .world.readers import compare, iou, read_person
+
+STEPS, GUIDANCE = 20, 5.0
+PER_PROMPT = 20  # pictures asked for at once
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture to make.
+
+    Attributes:
+        plan: scene and pose that should come out.
+        prompt: what is said.
+        references: role -> picture (S, S, 3) uint8.
+        control: whether the ControlNet sees the pose.
+        lora: file below models/loras, "" for none.
+    """
+
+    plan: Plan
+    prompt: str
+    seed: int
+    references: dict[str, np.ndarray] = field(default_factory=dict)
+    control: bool = True
+    lora: str = ""
+
+
+class Studio:
+    """Renders shots in a running ComfyUI that has the miniature's models."""
+
+    def __init__(self, server: ComfyServer):
+        self.server = server
+        self.files: NanoFiles = nano_files(Path("models"))
+        self._made = 0
+
+    def render(self, shots: Sequence[Shot]) -> list[np.ndarray]:
+        """(SIZE_PX, SIZE_PX, 3) uint8, one for each shot."""
+        pictures: list[np.ndarray] = []
+        for first in range(0, len(shots), PER_PROMPT):
+            pictures += self._render(shots[first : first + PER_PROMPT])
+        return pictures
+
+    def _render(self, shots: Sequence[Shot]) -> list[np.ndarray]:
+        graph = Graph(self.server.client)
+        checkpoint = graph.add("CheckpointLoaderSimple", ckpt_name=self.files.checkpoint.name)
+        control_name = self.files.controlnet.name
+        loaders = {"control_net": graph.add("ControlNetLoader", control_net_name=control_name)}
+        if any(shot.references for shot in shots):
+            loaders["ipadapter"] = graph.add(
+                "TroupeLoadIPAdapter", ipadapter_name=self.files.ip_adapter_plus.name
+            )
+            loaders["clip_vision"] = graph.add(
+                "CLIPVisionLoader", clip_name=self.files.clip_vision.name
+            )
+        saved = [self._add(graph, shot, checkpoint, loaders) for shot in shots]
+        outputs = self.server.client.run(graph.nodes, timeout=1200)
+        return [self._picture(outputs[node]) for node in saved]
+
+    def _add(self, graph: "Graph", shot: Shot, checkpoint: str, loaders: dict[str, str]) -> str:
+        self._made += 1
+        model, clip = [checkpoint, 0], [checkpoint, 1]
+        if shot.lora:
+            lora = graph.add(
+                "LoraLoader", lora_name=shot.lora, strength_model=1.0, strength_clip=1.0,
+                model=model, clip=clip,
+            )  # fmt: skip
+            model, clip = [lora, 0], [lora, 1]
+        sockets: dict[str, Any] = {}
+        if shot.control:
+            sockets["control_net"] = [loaders["control_net"], 0]
+        for role, picture in shot.references.items():
+            name = f"proof_{self._made}_{role}.png"
+            save(self.server.input_dir / name, picture)
+            image = graph.add("LoadImage", image=name)
+            sockets[role] = [graph.add(f"Troupe{role.capitalize()}", image=[image, 0]), 0]
+            sockets |= {k: [loaders[k], 0] for k in ("ipadapter", "clip_vision")}
+        pose_file = f"proof_{self._made}.json"
+        write_frames(self.server.input_dir / pose_file, [pose_frame(shot.plan.pose)])
+        pose = graph.add("TroupeLoadPose", pose_file=pose_file)
+        scene = graph.add(
+            "TroupeComposeScene", model=model, clip=clip, vae=[checkpoint, 2], pose=[pose, 0],
+            prompt=shot.prompt, negative="", width=SIZE_PX, height=SIZE_PX, **sockets,
+        )  # fmt: skip
+        sampled = graph.add(
+            "KSampler", seed=shot.seed, steps=STEPS, cfg=GUIDANCE, sampler_name="euler",
+            scheduler="normal", denoise=1.0, model=[scene, 0], positive=[scene, 1],
+            negative=[scene, 2], latent_image=[scene, 3],
+        )  # fmt: skip
+        decoded = graph.add("VAEDecode", samples=[sampled, 0], vae=[checkpoint, 2])
+        return graph.add("PreviewImage", images=[decoded, 0])
+
+    def _picture(self, output: dict) -> np.ndarray:
+        from PIL import Image
+
+        data = self.server.client.view(**output["images"][0])
+        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+class Graph:
+    """A prompt in API format under construction; widgets that are not named keep their defaults."""
+
+    def __init__(self, client: Client):
+        self._client = client
+        self.nodes: dict[str, dict[str, Any]] = {}
+
+    def add(self, class_type: str, **inputs: Any) -> str:
+        """The new node's id; an input may be [id, output number]."""
+        number = str(len(self.nodes) + 1)
+        self.nodes[number] = {"class_type": class_type, "inputs": self._defaults(class_type)}
+        self.nodes[number]["inputs"].update(inputs)
+        return number
+
+    def _defaults(self, class_type: str) -> dict[str, Any]:
+        described = self._client.object_info(class_type)[class_type]
+        required = described["input"].get("required", {})
+        found = {}
+        for name, (kind, *rest) in required.items():
+            options = rest[0] if rest else {}
+            if "default" in options:
+                found[name] = options["default"]
+            elif kind == "COMBO" and options.get("options"):
+                found[name] = options["options"][0]
+        return found
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Figures:
+    """Shares of right answers by name, mean overlap, and the pictures they were read from."""
+
+    rates: dict[str, float]
+    person_iou: float
+    pictures: list[np.ndarray]
+
+
+def judge(shots: Sequence[Shot], pictures: Sequence[np.ndarray]) -> Figures:
+    """Read every picture with the truth masks of its pose.
+
+    Beside the readers' own names: `garment_type` (all garments of the right kind), `garment_colour`
+    (right colours, whatever the pattern) and `garment_pattern` of the upper garment, `background`
+    (the kind of place), `character` (hair colour, hair style and mark).
+    """
+    right, total, overlap = Counter(), Counter(), []
+    for shot, picture in zip(shots, pictures, strict=True):
+        scene, pose = shot.plan.scene, shot.plan.pose
+        verdict = compare(picture, scene, pose)
+        read, wanted = verdict.read, verdict.wanted
+        answers = dict(verdict.right)
+        answers["garment_type"] = answers["upper_kind"] and answers["lower_kind"]
+        if "upper_cloth" in answers:
+            colours = [{v[f"upper_colour{n}"] for n in ("", "2")} for v in (read, wanted)]
+            answers["garment_colour"] = colours[0] == colours[1]
+            answers["garment_pattern"] = read["upper_pattern"] == wanted["upper_pattern"]
+        answers["background"] = answers["place"]
+        answers["character"] = all(answers[n] for n in ("hair_colour", "hair_style", "mark"))
+        for name, ok in answers.items():
+            right[name] += bool(ok)
+            total[name] += 1
+        outline = render(scene, pose, SIZE_PX).mask("person")
+        overlap.append(iou(read_person(picture, scene), outline))
+    rates = {name: round(right[name] / total[name], 3) for name in sorted(total)}
+    return Figures(rates, round(float(np.mean(overlap)), 3), list(pictures))
+
+
+def held_out_plans(count: int, first: int = 0) -> list[Plan]:
+    """Plans from the test stream, which training never saw."""
+    return [plan_sample(first + i, split="test") for i in range(count)]
+
+
+def measure_text(studio: Studio, count: int) -> tuple[Figures, Figures]:
+    """Full prompts at held-out poses: with ControlNet, and without it."""
+    plans = held_out_plans(count)
+    shots = [Shot(plan, words(plan), seed=i) for i, plan in enumerate(plans)]
+    free = [replace(shot, control=False) for shot in shots]
+    return tuple(judge(some, studio.render(some)) for some in (shots, free))
+
+
+def measure_reference(studio: Studio, role: str, count: int) -> tuple[Figures, Figures]:
+    """Prompts silent about what the role shows: with a reference of it, and without.
+
+    The reference comes from another scene than the prompt, so that only it can bring its look.
+    """
+    shots = []
+    for i, plan in enumerate(held_out_plans(count, first=10_000)):
+        other = plan_sample(20_000 + i, split="test").scene
+        mixed = replace(plan, scene=replace(plan.scene, **{role: getattr(other, role)}))
+        picture = reference_picture(role, other, Draws(41, i))
+        shots.append(Shot(mixed, words(mixed, ROLE_HIDES[role]), i, {role: picture}))
+    without = [replace(shot, references={}) for shot in shots]
+    return tuple(judge(some, studio.render(some)) for some in (shots, without))
+
+
+def train_lora(studio: Studio, character: Character, steps: int = 0, **settings: Any) -> str:
+    """Train on 12 pictures with the pack's node; the LoRA's name below models/loras."""
+    folder = studio.server.input_dir / "proof_character"
+    write_dataset(folder, character)
+    graph = Graph(studio.server.client)
+    data = graph.add("TroupeLoadDataset", folder=folder.name)
+    graph.add(
+        "TroupeTrainLora", dataset=[data, 0], checkpoint=studio.files.checkpoint.name,
+        preset="character", filename_prefix="proof/character",
+        **({"steps": steps} if steps else {}), **settings,
+    )  # fmt: skip
+    outputs = studio.server.client.run(graph.nodes, timeout=1200)
+    item = next(
+        item for shown in outputs.values() for value in shown.values() for item in value
+        if isinstance(item, dict) and str(item.get("filename", "")).endswith(".safetensors")
+    )  # fmt: skip
+    name = "proof_character.safetensors"
+    loras = studio.server.models_dir / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / name).write_bytes(studio.server.client.view(**item))
+    return name
+
+
+def measure_lora(studio: Studio, character: Character, lora: str, count: int) -> dict[str, Figures]:
+    """Held-out scenes of the character: "with" the trigger, "without" it, and "others".
+
+    "others" are prompts that describe somebody else: with the LoRA on they must come out as said.
+    """
+    shots: dict[str, list[Shot]] = {"with": [], "without": [], "others": []}
+    for i, plan in enumerate(held_out_plans(count, first=40_000)):
+        ours = replace(plan, scene=replace(plan.scene, character=character))
+        hidden = ROLE_HIDES["character"]
+        shots["with"].append(Shot(ours, words(ours, hidden, TRIGGER), i, lora=lora))
+        shots["without"].append(Shot(ours, words(ours, hidden), i, lora=lora))
+        shots["others"].append(Shot(plan, words(plan), i, lora=lora))
+    return {name: judge(some, studio.render(some)) for name, some in shots.items()}
+
+
+def contact_sheet(path: Path, figures: Sequence[Figures], columns: int = 12) -> None:
+    """One row for each set of pictures, the first `columns` of each."""
+    rows = [np.concatenate(f.pictures[:columns], axis=1) for f in figures]
+    save(path, np.concatenate(rows))
+
+
+def measure(studio: Studio, output: Path, count: int, train_steps: int = 0) -> dict[str, Any]:
+    """All figures, by name; contact sheets go into `output`."""
+    output.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    posed, free = measure_text(studio, count)
+    found["text"], found["pose"] = posed.rates, {"iou": posed.person_iou, "free": free.person_iou}
+    contact_sheet(output / "text.png", (posed, free))
+    for role in ROLE_HIDES:
+        given, without = measure_reference(studio, role, count)
+        found[role] = {"with": given.rates, "without": without.rates}
+        contact_sheet(output / f"{role}.png", (given, without))
+    character = held_out_character()
+    lora = train_lora(studio, character, train_steps)
+    results = measure_lora(studio, character, lora, count)
+    found["lora"] = {name: figures.rates for name, figures in results.items()}
+    contact_sheet(output / "lora.png", list(results.values()))
+    (output / "proof.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--count", type=int, default=100, help="pictures for each figure")
+    parser.add_argument("--models", type=Path, help="a models folder instead of ours")
+    options = parser.parse_args()
+    base = options.output / "comfyui"
+    if options.models:
+        base.mkdir(parents=True, exist_ok=True)
+        (base / "models").symlink_to(options.models.resolve())
+    else:
+        from .trained import build_trained
+
+        build_trained(base / "models")
+    with ComfyServer(base, cpu=True) as server:
+        found = measure(Studio(server), options.output, options.count)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

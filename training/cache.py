@@ -129,6 +129,7 @@ class Encoded:
             time_ids=torch.tensor([p.time_ids for p in places], dtype=torch.float32).to(device),
             mask=self._masks(chosen, position, first_slot),
             weights=self._weights(places),
+            held=self._held(places),
         )
 
     def _version(self, index: int, position: int | None, slot: int) -> Version:
@@ -160,6 +161,12 @@ class Encoded:
         if all(weight == 1 for weight in weights):
             return None
         return torch.tensor(weights, dtype=torch.float32).to(self._plan.device)
+
+    def _held(self, places: Sequence[Placement]) -> torch.Tensor | None:
+        held = [p.item.prior for p in places]
+        if self._plan.job.prior.target == "picture" or not any(held):
+            return None
+        return torch.tensor(held).to(self._plan.device)
 
 
 def encode(plan: Plan, further_texts: Sequence[str], progress: Progress) -> Encoded:

@@ -75,6 +75,12 @@ class PriorSettings(Section):
         ge=0,
         le=100,
     )
+    target: Literal["picture", "model"] = setting(
+        "picture",
+        "What regularisation pictures are held to: the pictures themselves, or what the model "
+        "without adapter makes of them, which keeps it closest to what it was (one forward pass "
+        "more).",
+    )
 
 
 class CacheSettings(Section):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -123,7 +123,7 @@ class Loop:
         draw = self._objective.draw(batch.latents, random)
         if self._team.size > 1:
             return self._share_of_loss(batch, draw, len(indices))
-        losses = self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype)
+        losses = self._losses(batch, draw)
         return losses, losses.mean()
 
     def _share_of_loss(
@@ -133,5 +133,17 @@ class Loop:
         if not len(batch.latents):
             nothing = torch.zeros(0, device=self._plan.device)
             return nothing, nothing.sum()
-        losses = self._objective.losses(self._adapter.unet, batch, draw, self._plan.dtype)
+        losses = self._losses(batch, draw)
         return losses, losses.sum() / count
+
+    def _losses(self, batch: Batch, draw: Draw) -> torch.Tensor:
+        unet, dtype = self._adapter.unet, self._plan.dtype
+        if batch.held is not None:
+            self._adapter.enable(False)
+            try:
+                with torch.no_grad():
+                    base = self._objective.predict(unet, batch, draw, dtype)[0]
+            finally:
+                self._adapter.enable(True)
+            batch = replace(batch, target=base)
+        return self._objective.losses(unet, batch, draw, dtype)

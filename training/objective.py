@@ -29,6 +29,8 @@ class Batch:
         time_ids: (B, 6) original h, w, crop top, left, target h, w in pixels.
         mask: (B, 1, h, w) how much each place counts, mean 1 over a picture; None: all the same.
         weights: (B,) how much each picture counts; None: all the same.
+        held: (B,) bool, pictures that are held to `target`; None: no picture is.
+        target: (B, 4, h, w) float32, what the model without adapter predicts.
     """
 
     latents: torch.Tensor
@@ -37,6 +39,8 @@ class Batch:
     time_ids: torch.Tensor
     mask: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+    held: torch.Tensor | None = None
+    target: torch.Tensor | None = None
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
         """(B, 4, h, w) to one number per picture (B,): mean over places and channels, weighted."""
@@ -117,7 +121,10 @@ class Objective:
         )[0]
         signal = self._at(self._signal, draw.timesteps)
         share = self._at(self._share, draw.timesteps)
-        return predicted.float(), self._target(batch.latents, draw.noise, signal, share)
+        target = self._target(batch.latents, draw.noise, signal, share)
+        if batch.target is not None:
+            target = torch.where(batch.held.view(-1, 1, 1, 1), batch.target, target)
+        return predicted.float(), target
 
     @staticmethod
     def _at(table: torch.Tensor | None, timesteps: torch.Tensor) -> torch.Tensor | None:

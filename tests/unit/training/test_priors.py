@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from training import DatasetError, DatasetSettings, merge, parse_job, read_dataset
 from training.buckets import plan_buckets
@@ -118,3 +119,42 @@ def test_prior_weight_scales_their_loss_only(make_loop, tmp_path, pictures):
     assert plan.sampler.per_epoch == 1
     _, _, data, _ = make_loop(changes)
     assert data.batch([0, 1]).weights is None
+
+
+@pytest.mark.parametrize("kind", ["lora", "pissa"])
+def test_regularisation_can_hold_the_model_where_it_was(make_loop, tmp_path, pictures, kind):
+    """Held to the model itself: nothing to learn as long as it is what it was."""
+    for name in ("characters/a.png", "reg/b.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((pictures / "p0.png").read_bytes())
+    changes = {
+        "dataset": {"folder": str(tmp_path), "trigger": ""},
+        "batch": {"size": 2},
+        "prior": {"target": "model"},
+        "adapter": {"kind": kind},
+    }
+    plan, adapter, data, loop = make_loop(changes)
+    batch = data.batch([0, 1], 0)
+    assert batch.held.tolist() == [False, True] and data.batch([0], 0).held is None
+
+    def losses():
+        draw = loop._objective.draw(batch.latents, torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            plain = loop._objective.losses(adapter.unet, batch, draw, plan.dtype)
+            return loop._losses(batch, draw), plain
+
+    held, plain = losses()
+    assert held[0] == plain[0] and held[1] < 1e-9 < plain[1]
+    for number in range(3):
+        loop.step(number)
+    held, plain = losses()
+    assert held[0] == plain[0] and held[1] > 1e-9
+    assert all(p.requires_grad for p in adapter.parameters())
+
+    def first_gradient(target):
+        """With the other picture weighing nothing."""
+        weightless = {"dataset": {"categories": {"characters": {"weight": 0.0}}}}
+        only = merge(merge(changes, weightless), {"prior": {"target": target}})
+        return make_loop(only)[3].step(0).grad_norm
+
+    assert first_gradient("model") < 1e-4 * first_gradient("picture")

@@ -94,7 +94,8 @@ class _Walk:
         last = len(self.channels) - 1
         if self.middle:
             attends = "CrossAttn" in self.middle
-            middle = [(previous, previous)] * (2 if attends else 1)
+            yield self._always("mid_block.resnets.0", last, 4 * previous * self.reached)
+            middle = [(previous, previous)] * attends
             yield from self._block("mid_block", last, middle, self.depths, attends, 1)
         for index in range(len(self.channels)):
             level = last - index
@@ -105,19 +106,22 @@ class _Walk:
             depths = list(reversed(self.up_depths))
             attends = "CrossAttn" in self.up[index]
             yield from self._block(f"up_blocks.{index}", level, resnets, depths, attends)
-        pixels, first = self.places[0], self.channels[0]
-        yield Unit("conv_norm_out", "end", 0, 0, 0, 0, 2 * pixels * first, 0)
+        yield self._always("conv_norm_out", 0, 2 * self.channels[0])
+
+    def _always(self, name: str, level: int, channels: int) -> Unit:
+        """What diffusers never computes twice."""
+        return Unit(name, "end", level, 0, 0, 0, self.places[level] * channels, 0)
 
     def _block(self, name, level, resnets, depths, attends, attentions=None) -> Iterator[Unit]:
         # the order inside a block does not matter, except for where gradients begin
-        begins = self.reached
+        begins = self.reached or name == "mid_block"  # there the attention comes first
         count = (len(resnets) if attentions is None else attentions) if attends else 0
         if count:
             self.reached = True
         yield self._resnets(name, level, resnets if begins else resnets[1:] * bool(count), resnets)
         for i in range(count):
             yield self._transformer(
-                f"{name}.attentions.{i}", level, resnets[0][1], _at(depths[level], i)
+                f"{name}.attentions.{i}", level, self.channels[level], _at(depths[level], i)
             )
 
     def _resnets(self, name, level, reached, resnets) -> Unit:

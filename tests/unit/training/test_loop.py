@@ -110,7 +110,7 @@ def test_training_lowers_the_loss_it_is_given(make_loop):
 
     @torch.no_grad()
     def loss() -> float:
-        return sum(float(loop._loss(plan.sampler.batch(i), i)) for i in range(40)) / 40
+        return sum(float(loop._loss(plan.sampler.batch(i), i)[1]) for i in range(40)) / 40
 
     before = loss()
     loop.run(0, lambda step: True)
@@ -180,7 +180,7 @@ def test_accumulated_steps_equal_one_batch(make_loop):
     big = make_loop({"batch": {"size": 2}, "buckets": {"step": 64}})
     plan, adapter, data, loop = make_loop({"batch": {"accumulation": 2}, "buckets": {"step": 64}})
     first, second = plan.sampler.batch(0), plan.sampler.batch(1)
-    separate = [loop._loss(first, 0), loop._loss(second, 1)]
+    separate = [loop._loss(first, 0)[1], loop._loss(second, 1)[1]]
     (sum(separate) / 2).backward()
     expected = [p.grad.clone() for p in loop.updater.parameters]
     norm = torch.nn.utils.get_total_norm(expected)
@@ -207,8 +207,8 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(make_loop, trai
     honest = Loop._loss
 
     def broken(self, indices, position):
-        loss = honest(self, indices, position)
-        return loss * (math.nan if position == 1 else 1.0)
+        factor = math.nan if position == 1 else 1.0
+        return tuple(losses * factor for losses in honest(self, indices, position))
 
     monkeypatch.setattr(Loop, "_loss", broken)
     _, adapter, _, loop = make_loop()
@@ -229,7 +229,7 @@ def test_a_run_that_has_broken_down_ends(make_loop, monkeypatch):
     from training.loop import SKIPS_IN_A_ROW, Loop
 
     honest = Loop._loss
-    monkeypatch.setattr(Loop, "_loss", lambda *a: honest(*a) * math.inf)
+    monkeypatch.setattr(Loop, "_loss", lambda *a: tuple(x * math.inf for x in honest(*a)))
     _, _, _, loop = make_loop({"schedule": {"steps": 100}})
     count = []
     with pytest.raises(TrainingError, match="learning_rate"):

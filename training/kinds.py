@@ -69,51 +69,45 @@ def export_layer(
 # ------------------------------------------------------------------------------ putting it in
 
 
-def _inject(model: torch.nn.Module, config: Any) -> None:
+def _inject(model: torch.nn.Module, plans: Sequence[LayerPlan], config: Callable[..., Any]) -> None:
+    """One injection for each rank: PEFT's own rank patterns take minutes for hundreds of layers."""
     from peft import inject_adapter_in_model
 
-    inject_adapter_in_model(config, model, ADAPTER)
-
-
-def _patterns(plans: Sequence[LayerPlan], settings: "AdapterSettings") -> dict[str, dict]:
-    other = [p for p in plans if p.rank != settings.rank]
-    return {
-        "rank_pattern": {p.module: p.rank for p in other},
-        "alpha_pattern": {p.module: p.alpha for p in other},
-    }
+    groups: dict[tuple[int, float], list[str]] = {}
+    for plan in plans:
+        groups.setdefault((plan.rank, plan.alpha), []).append(plan.module)
+    for (rank, alpha), modules in groups.items():
+        vars(model).pop("peft_config", None)  # of the rank before: PEFT would warn of it
+        inject_adapter_in_model(config(rank, alpha, modules), model, ADAPTER)
 
 
 def _inject_lora(model, plans: Sequence[LayerPlan], settings: "AdapterSettings") -> None:
     from peft import LoraConfig
 
-    _inject(
-        model,
-        LoraConfig(
-            r=settings.rank,
-            lora_alpha=alpha_of(settings.rank, settings),
+    def config(rank: int, alpha: float, modules: list[str]):
+        return LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
             lora_dropout=settings.dropout,
             use_rslora=settings.kind == "rslora",
-            target_modules=[p.module for p in plans],
+            target_modules=modules,
             bias="none",
-            **_patterns(plans, settings),
-        ),
-    )
+        )
+
+    _inject(model, plans, config)
 
 
 def _inject_lycoris(model, plans: Sequence[LayerPlan], settings: "AdapterSettings") -> None:
     from peft import LoHaConfig, LoKrConfig
 
-    common = {
-        "r": settings.rank,
-        "alpha": alpha_of(settings.rank, settings),
-        "module_dropout": settings.module_dropout,
-        "target_modules": [p.module for p in plans],
-        **_patterns(plans, settings),
-    }
-    if settings.kind == "loha":
-        _inject(model, LoHaConfig(**common))
-    else:
-        _inject(model, LoKrConfig(decompose_factor=settings.factor, **common))
+    def config(rank: int, alpha: float, modules: list[str]):
+        common = {"r": rank, "alpha": alpha, "target_modules": modules}
+        common["module_dropout"] = settings.module_dropout
+        if settings.kind == "loha":
+            return LoHaConfig(**common)
+        return LoKrConfig(decompose_factor=settings.factor, **common)
+
+    _inject(model, plans, config)
 
 
 def _inject_rotations(model, plans: Sequence[LayerPlan], settings: "AdapterSettings") -> None:

@@ -140,8 +140,11 @@ class _Run:
         self.judge.measure(self.state, adapter, loop.updater, data, report)
         loop.run(self.state.step, lambda s: team.agree(self._after(s, adapter, loop, data)))
         if self.state.step >= self.job.schedule.steps and self.job.samples.at_end:
-            adapter.load_state(self._final()[1])
-            self._sample(adapter, data, self._final()[0])
+            step, weights = self._final()
+            # the state holds the adapter's own tensors, which now become others
+            self.state.adapter = {k: v.clone() for k, v in self.state.adapter.items()}
+            adapter.load_state(weights)
+            self._sample(adapter, data, step)
 
     def _encode(self) -> Encoded:
         """Fill the caches; the other processes wait for what has become of it."""

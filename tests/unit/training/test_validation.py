@@ -197,6 +197,15 @@ def test_the_best_weights_are_kept_apart_and_written_when_asked(train, tmp_path,
     assert f"step-{step:08d}" in told[-1]["samples"][0][0]
     kept = load_file(best.lora)
     assert any(not torch.equal(kept[k], ended[k]) for k in ended)
+    # asked for from the start, the last weights are not lost
+    elsewhere = {"folders": {"runs": str(tmp_path / "elsewhere")}}
+    first, _ = train(
+        {**changes, **elsewhere, "validation": {**SHARE["validation"], "use_best": True}}
+    )
+    assert all(torch.equal(kept[k], v) for k, v in load_file(first.lora).items())
+    last, told = train({**changes, **elsewhere})
+    assert told[-1]["reused"]
+    assert all(torch.equal(ended[k], v) for k, v in load_file(last.lora).items())
     # the weights of that step, as a run that ends there has them
     short = {**changes, "schedule": {"steps": step, "kind": "constant"}}
     other, _ = train({**short, "folders": {"runs": str(tmp_path / "short")}})

@@ -13,8 +13,17 @@ The way of the data:
    `losses`, `weighting`) for the loss of the UNet with its `adapter`, and lets `update` move the
    weights (`optimize`, `optimizers`, `schedules`).
 6. `validation` measures pictures that are held out, `judge` keeps the best weights; `state`
-   (`optimizer_state`) saves and restores runs, `preview` makes sample pictures, `plot` the loss curve.
-7. `export` writes the LoRA with `metadata` and verifies its own file.
+   (`optimizer_state`) saves and restores runs, `preview` makes sample pictures, `plot` the loss
+   curve.
+7. `export` writes the LoRA with `metadata` (`thumbnail`) and verifies its own file;
+   `diffusers_file` writes it once more for diffusers.
+
+The `adapter` is put together from `targets` (which layers, ranks and rates), `kinds` (LoRA, DoRA,
+LoKr, ...: how each is put in, starts and is written) and `masters` (how they compute); `live_text`
+keeps text encoders in memory that learn as well.
+
+Files of adapters are read in any spelling by `lorafile` (`lora_names`), and made into others by
+`fileops` (`bake`, `lowrank`, `weights`, `inspection`); `files_cli` has the commands.
 
 `run` strings these together, `events` tells the world about it, `cli` is the program.
 Names below are imported when first used, so importing this package costs nothing.

@@ -345,7 +345,7 @@ def _parsed(options: str) -> dict:
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: an impossible date
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise DatasetError(f"options: line {line} is not YAML: write 'name: value'.") from None
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+    if not isinstance(data, dict):
         raise DatasetError("options: write 'name: value' lines.")
     if "folder" in data or "items" in data:  # paths come through the checked widget only
         raise DatasetError("options: folder and items cannot be set here; use the folder widget.")

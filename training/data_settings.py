@@ -89,7 +89,7 @@ class CacheSettings(Section):
     limit_gb: float = outside(
         50.0,
         "When the cache is larger, what has not been used for longest is removed, but nothing "
-        "of the present run; 0 = never.",
+        "that the present run needs or that was used within a day; 0 = never.",
         ge=0,
         le=1_000_000,
     )

@@ -208,3 +208,35 @@ def _tensors(path: Path) -> dict[str, list]:
     from safetensors.torch import load_file
 
     return {name: tensor.tolist() for name, tensor in load_file(path).items()}
+
+
+def test_everything_is_reachable_from_yaml_and_command_line(tmp_path, job_values):
+    """A job file and words over it, to the plan."""
+    import yaml
+
+    from training.settings import load_job, override
+
+    text = """
+captions: {prefix: film still, shuffle: true, keep_tags: 1, dropout: 0.05, max_tokens: 150}
+augment: {flip: true, zoom: 0.1, variants: 2}
+buckets: {resolution: 64, step: 16, crop: random, further: [96]}
+masks: {unmasked_weight: 0}
+prior: {weight: 0.5, target: model}
+cache: {limit_gb: 5}
+"""
+    values = merge(job_values, yaml.safe_load(text))
+    more = {"caption_lines": "choose", "alpha_masks": True, "weight": 0.5, "masks": "black"}
+    values = merge(values, {"dataset": more})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(values), "utf-8")
+    words = ["captions.suffix=grain, 35mm", "augment.hue=0.1", "buckets.further=[96, 80]"]
+    words += ["captions.wildcards=false", "dataset.skip_duplicates=true"]
+    job = load_job(tmp_path / "job.yaml", override(words))
+    assert job.captions.prefix == "film still" and job.captions.suffix == "grain, 35mm"
+    assert (job.augment.hue, job.buckets.further, job.captions.wildcards) == (0.1, [96, 80], False)
+    plan = make_plan(job)
+    assert all(p.item.weight == 0.5 for p in plan.placements)
+    assert len({p.bucket_size for p in plan.placements if p.item.path.name == "p3.png"}) == 2
+    data = encode(plan, [], lambda *_: None)
+    (text,) = {*data.captions([0])}
+    assert text == "film still, zoe, picture number 0, grain, 35mm"
+    assert plan.digest != make_plan(parse_job(job_values)).digest

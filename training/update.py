@@ -200,34 +200,53 @@ class _Full:
 
     def __init__(self, weights: list[torch.nn.Parameter]):
         self._weights = weights
+        self._sizes = [p.numel() for p in weights]
         self._twins = [
             torch.nn.Parameter(torch.zeros_like(p, dtype=torch.float32)) for p in weights
         ]
         self._of = {id(p): twin for p, twin in zip(weights, self._twins, strict=True)}
+        self._values: torch.Tensor | None = None  # of all twins in one piece
 
     def of(self, weights: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
         return [self._of[id(p)] for p in weights]
 
+    def _in_one_piece(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """New float32 memory for all weights, and the part of each: few calls for many weights."""
+        flat = torch.empty(sum(self._sizes), device=self._weights[0].device)
+        parts = flat.split(self._sizes)
+        return flat, [part.view_as(p) for part, p in zip(parts, self._weights, strict=True)]
+
+    @torch.no_grad()
     def take_gradients(self) -> list[torch.nn.Parameter]:
-        for p, twin in zip(self._weights, self._twins, strict=True):
-            if p.grad is not None:
-                twin.data = p.data.float()
-                twin.grad, p.grad = p.grad.float(), None
+        self.take_weights()
+        _, parts = self._in_one_piece()
+        having = [i for i, p in enumerate(self._weights) if p.grad is not None]
+        torch._foreach_copy_([parts[i] for i in having], [self._weights[i].grad for i in having])
+        for i in having:
+            self._twins[i].grad, self._weights[i].grad = parts[i], None
         return self._twins
 
+    @torch.no_grad()
     def take_weights(self) -> None:
-        for p, twin in zip(self._weights, self._twins, strict=True):
-            twin.data = p.data.float()
+        if self._values is None:
+            self._values, parts = self._in_one_piece()
+            for twin, part in zip(self._twins, parts, strict=True):
+                twin.data = part
+        torch._foreach_copy_([twin.data for twin in self._twins], [p.data for p in self._weights])
 
+    @torch.no_grad()
     def give_weights(self, seed: int | None) -> None:
         """Round the twins into the weights, by chance with a seed, else to the nearest."""
-        random = None
+        values, self._values = self._values, None
         if seed is not None:
             # on the device: drawing millions of numbers on the CPU would take longer than the step
-            random = torch.Generator(self._weights[0].device).manual_seed(seed)
-        for p, twin in zip(self._weights, self._twins, strict=True):
-            p.data.copy_(stochastic_round(twin.data, random) if random else twin.data)
-            twin.data = torch.empty(0, dtype=torch.float32, device=p.device)
+            values = stochastic_round(values, torch.Generator(values.device).manual_seed(seed))
+        parts = [
+            v.view_as(p) for v, p in zip(values.split(self._sizes), self._weights, strict=True)
+        ]
+        torch._foreach_copy_([p.data for p in self._weights], parts)
+        for twin in self._twins:
+            twin.data = torch.empty(0, device=values.device)
 
 
 def stochastic_round(values: torch.Tensor, random: torch.Generator) -> torch.Tensor:

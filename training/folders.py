@@ -277,10 +277,9 @@ class _Scanner:
                 self._note(place + path.name, "warning", "a mask without a picture of its name")
 
     def _note_missing(self, folder: Path, place: str, files: list[str], texts: dict) -> None:
+        present = set(files)
         for name in texts:
-            if "/" not in name and name not in files:
-                self._note(place + name, "warning", f"{LISTING} names it, but it is not there")
-            elif "/" in name and not (folder / name).is_file():
+            if name not in present and ("/" not in name or not (folder / name).is_file()):
                 self._note(place + name, "warning", f"{LISTING} names it, but it is not there")
 
     def _note_other(self, name: str, extension: str) -> None:

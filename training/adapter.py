@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .errors import JobError
+from .fused import fuse, simplify
 from .kinds import FROZEN, KINDS, AdapterKind
 from .rng import generator
 from .targets import TARGETS, TEXT_ENCODERS, UNET, LayerPlan, plan_layers, target_modules
@@ -140,6 +141,8 @@ def add_adapter(
     adapter = Adapter(models, plans, kind, job.adapter.rank, job.alpha)
     for plan in plans:
         kind.start(adapter.layer(plan), job.adapter, generator(job.seed, "adapter", plan.key))
+        fuse(adapter.layer(plan))
+    simplify(unet)
     trainable = {id(p) for m in models.values() for p in m.parameters() if p.requires_grad}
     if trainable != {id(p) for p in adapter.parameters()}:
         raise JobError("The installed peft adapted other layers than asked for: update peft.")

@@ -43,10 +43,14 @@ class Events:
 
     def close(self) -> None:
         """Close the file; the stream stays open."""
-        if self._file:
-            self._streams.remove(self._file)
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file in self._streams:
+            self._streams.remove(file)
+        if file:
+            try:
+                file.close()
+            except OSError:  # what the full disk did not take
+                pass
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; a reader that has gone away does not stop the run."""

@@ -343,7 +343,9 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()  # the CPU and MPS allocators raise plain RuntimeErrors
     return isinstance(error, RuntimeError) and (
-        "allocate memory" in text or "out of memory" in text
+        "allocate memory" in text
+        or "out of memory" in text
+        or "could not create a primitive" in text  # oneDNN's words for it
     )
 
 

@@ -120,7 +120,7 @@ def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop):
 
 
 def test_out_of_memory_ends_with_advice_and_an_exit_code(job_values, tmp_path):
-    job = merge(job_values, {"buckets": {"resolution": 1024, "upscale": True}})
+    job = merge(job_values, {"buckets": {"resolution": 512, "upscale": True}})
     (tmp_path / "job.json").write_text(json.dumps(job), "utf-8")
     command = [sys.executable, HERE.with_name("no_memory.py"), HERE.parents[3]]
     result = subprocess.run(

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,59 +134,97 @@ def _text_rates(job: "TrainingJob") -> float | list[float]:
     return [rates.learning_rate_1, rates.learning_rate_2] if rates.trained else 0.0
 
 
-def _data(plan: Plan) -> dict:
-    job, placements = plan.job, plan.placements
-    tags: dict[str, Counter] = {}
-    folders: dict[str, dict] = {}
-    priors: dict[str, dict] = {}
-    buckets: Counter = Counter()
-    captions = CaptionVariants(job.captions, job.seed)
-    for placement in placements:
+@dataclass(frozen=True)
+class _Counted:
+    """What the pictures of a plan add up to, by folder or category, and by bucket."""
+
+    tags: dict[str, Counter]
+    folders: dict[str, dict]
+    priors: dict[str, dict]
+    buckets: Counter
+
+
+def _count(plan: Plan) -> _Counted:
+    counted = _Counted({}, {}, {}, Counter())
+    captions = CaptionVariants(plan.job.captions, plan.job.seed)
+    for placement in plan.placements:
         item = placement.item
         group = item.category or item.path.parent.name or "pictures"
-        names = split_tags(captions.plain(item))
         if not item.prior:
-            tags.setdefault(group, Counter()).update(names)
-        place = (priors if item.prior else folders).setdefault(
+            names = split_tags(captions.plain(item))
+            counted.tags.setdefault(group, Counter()).update(names)
+        place = (counted.priors if item.prior else counted.folders).setdefault(
             group, {"n_repeats": item.repeats, "img_count": 0}
         )
         place["img_count"] += 1
-        buckets[placement.bucket_size] += item.repeats
-    pictures = sum(p.item.repeats for p in placements if not p.item.prior)
-    prior_pictures = sum(p.item.repeats for p in placements if p.item.prior)
+        counted.buckets[placement.bucket_size] += item.repeats
+    return counted
+
+
+def _data(plan: Plan) -> dict:
+    job, placements, counted = plan.job, plan.placements, _count(plan)
     looks = job.augment
     colours = looks.brightness or looks.contrast or looks.saturation or looks.hue
     passes = job.schedule.steps * job.batch.accumulation
     resolution, batches_per_epoch = plan.resolution, plan.sampler.per_epoch
+    facts = {
+        "tag_frequency": {k: dict(v) for k, v in counted.tags.items()},
+        "num_train_images": sum(p.item.repeats for p in placements if not p.item.prior),
+        "num_reg_images": sum(p.item.repeats for p in placements if p.item.prior),
+        "enable_bucket": True,
+        "bucket_no_upscale": not job.buckets.upscale,
+        "min_bucket_reso": job.buckets.min_size or resolution // 2,
+        "max_bucket_reso": job.buckets.max_size or resolution * 2,
+        "bucket_info": {
+            "buckets": {
+                str(i): {"resolution": list(size), "count": count}
+                for i, (size, count) in enumerate(sorted(counted.buckets.items()))
+            }
+        },
+    }
+    varied = {
+        "keep_tokens": job.captions.keep_tags,
+        "shuffle_caption": job.captions.shuffle,
+        "caption_dropout_rate": job.captions.dropout,
+        "caption_tag_dropout_rate": job.captions.tag_dropout,
+        "color_aug": bool(colours),
+        "flip_aug": job.augment.flip,
+        "random_crop": job.buckets.crop == "random",
+    }
     return {
-        "ss_tag_frequency": {k: dict(v) for k, v in tags.items()},
-        "ss_dataset_dirs": folders,
-        "ss_reg_dataset_dirs": priors,
-        "ss_num_train_images": pictures,
+        **{f"ss_{key}": value for key, value in (facts | varied).items()},
+        "ss_resolution": f"({resolution}, {resolution})",
+        "ss_dataset_dirs": counted.folders,
+        "ss_reg_dataset_dirs": counted.priors,
         "ss_num_validation_images": len(plan.held_out),
-        "ss_num_reg_images": prior_pictures,
         "ss_num_batches_per_epoch": batches_per_epoch,
         "ss_num_epochs": -(-passes // batches_per_epoch),
         "ss_epoch": -(-passes // batches_per_epoch),
-        "ss_resolution": f"({resolution}, {resolution})",
-        "ss_enable_bucket": True,
-        "ss_bucket_no_upscale": not job.buckets.upscale,
-        "ss_min_bucket_reso": job.buckets.min_size or resolution // 2,
-        "ss_max_bucket_reso": job.buckets.max_size or resolution * 2,
-        "ss_bucket_info": {
-            "buckets": {
-                str(i): {"resolution": list(size), "count": count}
-                for i, (size, count) in enumerate(sorted(buckets.items()))
+        "ss_datasets": [
+            {
+                "is_dreambooth": True,
+                "batch_size_per_device": job.batch.size,
+                "resolution": [resolution, resolution],
+                **facts,
+                "subsets": _subsets(counted, varied),
             }
-        },
-        "ss_keep_tokens": job.captions.keep_tags,
-        "ss_shuffle_caption": job.captions.shuffle,
-        "ss_caption_dropout_rate": job.captions.dropout,
-        "ss_caption_tag_dropout_rate": job.captions.tag_dropout,
-        "ss_color_aug": bool(colours),
-        "ss_flip_aug": job.augment.flip,
-        "ss_random_crop": job.buckets.crop == "random",
+        ],
     }
+
+
+def _subsets(counted: _Counted, varied: dict) -> list[dict]:
+    """The folders in sd-scripts' words."""
+    return [
+        {
+            "image_dir": name,
+            "img_count": place["img_count"],
+            "num_repeats": place["n_repeats"],
+            "is_reg": folders is counted.priors,
+            **varied,
+        }
+        for folders in (counted.folders, counted.priors)
+        for name, place in folders.items()
+    ]
 
 
 def _objective(plan: Plan) -> dict:

@@ -109,6 +109,9 @@ def test_metadata_is_what_other_tools_read(train, tmp_path):
     assert next(iter(tags.values()))["zoe"] == 5
     buckets = json.loads(metadata["ss_bucket_info"])["buckets"]
     assert sum(b["count"] for b in buckets.values()) == 5
+    (dataset,) = json.loads(metadata["ss_datasets"])
+    assert dataset["tag_frequency"] == tags and dataset["num_train_images"] == 5
+    assert [s["img_count"] for s in dataset["subsets"]] == [5]
     data = target.read_bytes()
     content = data[8 + int.from_bytes(data[:8], "little") :]
     assert metadata["sshs_model_hash"] == hashlib.sha256(content).hexdigest()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from training.errors import StateError
-from training.optimizer_state import UpdateState
+from training.optimizer_state import UpdateState, load_memory, save_memory
 from training.state import VERSION, RunLock, State, States
 
 
@@ -66,6 +66,50 @@ def test_a_state_comes_back_bit_identical(states):
     assert same(found.update.__dict__, saved.update.__dict__)
     assert same(found.average, saved.average)
     assert same(found.weights, {**saved.adapter, **saved.average})
+
+
+class EightBit(torch.Tensor):
+    """A tensor made of tensors, as the 8-bit optimizers of torchao keep them."""
+
+    @staticmethod
+    def __new__(cls, codes, scale, signed, kind):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=kind)
+
+    def __init__(self, codes, scale, signed, kind):
+        self.codes, self.scale, self.signed = codes, scale, signed
+
+    def __tensor_flatten__(self):
+        return ["codes", "scale"], [self.signed, self.dtype]
+
+    @classmethod
+    def __tensor_unflatten__(cls, parts, context, shape, stride):
+        assert shape == parts["codes"].shape and stride == parts["codes"].stride()
+        return cls(parts["codes"], parts["scale"], *context)
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, arguments, options=None):
+        raise NotImplementedError(function)
+
+
+def test_eight_bit_memory_comes_back_as_what_it_was(states, monkeypatch):
+    monkeypatch.setattr(EightBit, "__module__", "torchao.optim.subclass_8bit")
+    monkeypatch.setitem(sys.modules, "torchao.optim.subclass_8bit", sys.modules[__name__])
+    codes = torch.randint(0, 256, (3, 4), dtype=torch.uint8)
+    made = EightBit(codes, torch.rand(3), True, torch.float32)
+    state = make_state(1)
+    state.update.memory = {0: save_memory({"exp_avg": made, "step": torch.tensor(2.0)})}
+    states.save(state)
+    saved = states.newest(silent).update.memory[0]
+    memory = load_memory(saved, torch.device("cpu"), {})
+    assert set(memory) == {"exp_avg", "step"}
+    found = memory["exp_avg"]
+    assert type(found) is EightBit and found.signed is True and found.dtype == torch.float32
+    assert torch.equal(found.codes, codes) and torch.equal(found.scale, made.scale)
+
+
+def test_what_cannot_be_saved_is_named():
+    with pytest.raises(StateError, match="'hook' as function.*another optimizer"):
+        save_memory({"hook": lambda: None})
 
 
 def test_only_the_newest_are_kept(states):

@@ -83,11 +83,16 @@ def _roles() -> list[io.Input]:
             tooltip=fields["weight"].description,
             **common,
         ),
+        io.Boolean.Input(
+            "skip_duplicates",
+            default=fields["skip_duplicates"].default,
+            tooltip=fields["skip_duplicates"].description,
+            **common,
+        ),
     ]
 
 
-def _chosen_roles(masks: str, regularisation: bool, weight: float) -> dict:
-    return {"masks": masks, "regularisation": regularisation, "weight": weight}
+ROLES = ("masks", "regularisation", "weight", "skip_duplicates")
 
 
 def _outputs() -> list[io.Output]:
@@ -184,6 +189,7 @@ class TroupeLoadDataset(io.ComfyNode):
         masks: str = "auto",
         regularisation: bool = False,
         weight: float = 1.0,
+        skip_duplicates: bool = False,
     ) -> io.NodeOutput:
         by_category = {
             "poses": {"trigger": poses_trigger, "template": poses_template},
@@ -192,7 +198,8 @@ class TroupeLoadDataset(io.ComfyNode):
             "backgrounds": {"trigger": backgrounds_trigger, "template": backgrounds_template},
         }
         typed = {"trigger": trigger, "default_caption": default_caption, "template": template}
-        typed |= _chosen_roles(masks, regularisation, weight)
+        roles = (masks, regularisation, weight, skip_duplicates)
+        typed |= dict(zip(ROLES, roles, strict=True))
         settings = _settings(typed, by_category, options)
         dataset = read_dataset(
             find_folder(folder),
@@ -271,12 +278,14 @@ class TroupeDatasetFromImages(io.ComfyNode):
         masks: list[str] | str = "auto",
         regularisation: list[bool] | bool = False,
         weight: list[float] | float = 1.0,
+        skip_duplicates: list[bool] | bool = False,
     ) -> io.NodeOutput:
         chosen = _first(category)
         if chosen not in (NO_CATEGORY, *CATEGORIES):
             raise DatasetError(f"Unknown category {chosen!r}: choose one of {list(CATEGORIES)}.")
         typed = {"trigger": _first(trigger), "template": _first(template)}
-        typed |= _chosen_roles(_first(masks), _first(regularisation), _first(weight))
+        roles = (masks, regularisation, weight, skip_duplicates)
+        typed |= {name: _first(role) for name, role in zip(ROLES, roles, strict=True)}
         pictures = [image.cpu().numpy() for batch in images for image in _batch(batch, 4)]
         dataset = keep_pictures(
             Path(folder_paths.get_output_directory(), *STORE),

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from .dance import write_frames
-from .inputs import SHIPPED
 from .world import (
     DANCES,
     Character,
@@ -90,12 +89,17 @@ def write_dataset(folder: Path, character: Character, count: int = PICTURES) -> 
         (folder / f"{i:02d}.txt").write_text(text + "\n", encoding="utf-8")
 
 
-def write_cast(folder: Path, frames: int = FRAMES) -> None:
+def write_cast(folder: Path) -> None:
     """Everything miniature_film reads: pictures, an attire, a background, four dances."""
     write_dataset(folder / FOLDER, held_out_character())
     scene = plan_sample(20_003, split="test").scene
     for role in ("attire", "background"):
         save(folder / f"{FOLDER}_{role}.png", reference_picture(role, scene, Draws(42, 0)))
+    write_dances(folder)
+
+
+def write_dances(folder: Path, frames: int = FRAMES) -> None:
+    """One turn of each dance in `frames` poses."""
     for number, name in enumerate(DANCES, 1):
         motion = Motion(name, seconds=frames / FPS)
         poses = [pose_frame(motion.pose(i / FPS)) for i in range(frames)]
@@ -103,4 +107,6 @@ def write_cast(folder: Path, frames: int = FRAMES) -> None:
 
 
 if __name__ == "__main__":
+    from .inputs import SHIPPED
+
     write_cast(SHIPPED)

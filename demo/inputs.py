@@ -6,6 +6,7 @@
 import shutil
 from pathlib import Path
 
+from .cast import write_dances
 from .dance import keypoint_frames, write_frames
 
 SHIPPED = Path(__file__).resolve().parent.parent / "workflows" / "input"
@@ -31,6 +32,7 @@ def place_inputs(input_dir: Path, canvas: int, frames: int = DANCE_FRAMES) -> No
         SHIPPED, input_dir, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md", "*.json")
     )
     write_poses(input_dir, canvas, frames)
+    write_dances(input_dir, frames)
 
 
 if __name__ == "__main__":

@@ -76,15 +76,19 @@ class Adapter:
         """Everything that is trained, always in the same order."""
         return [p for group in self.groups() for p in group["params"]]
 
-    def groups(self) -> list[dict]:
+    def groups(self, up_factor: float = 1.0) -> list[dict]:
         """`parameters` as an optimizer's groups, one for each learning rate.
 
         "factor" is what the learning rate of a group is multiplied with in every step.
+
+        Args:
+            up_factor: of the matrices that start at zero, beside their layers' own factor.
         """
         groups: dict[float, list] = {}
         for plan, name, tensor in self._tensors():
             if name not in FROZEN:
-                groups.setdefault(plan.rate, []).append(tensor)
+                factor = plan.rate * (up_factor if name == "up" else 1.0)
+                groups.setdefault(factor, []).append(tensor)
         return [{"params": p, "factor": factor} for factor, p in groups.items()]
 
     def state(self) -> dict[str, torch.Tensor]:

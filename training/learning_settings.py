@@ -109,6 +109,13 @@ class OptimizerSettings(_Section):
         gt=0,
         le=1,
     )
+    up_factor: float = _setting(
+        1.0,
+        "Learning rate of a LoRA's up matrices as a multiple of the down matrices' (LoRA+, arXiv "
+        "2402.12354); 1 = the same, 4 to 16 learn faster.",
+        gt=0,
+        le=1000,
+    )
     weight_decay: float = _setting(
         0.01, "Pull of the weights towards zero, per unit of learning rate.", ge=0, le=10
     )

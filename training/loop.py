@@ -58,7 +58,7 @@ class Loop:
         self._objective = Objective(
             plan.job.objective, plan.prediction, plan.zero_terminal_snr, plan.device
         )
-        self.updater = Updater(adapter.groups(), plan.job)
+        self.updater = Updater(adapter.groups(plan.job.optimizer.up_factor), plan.job)
         self._skips_in_a_row = 0
 
     def run(self, start: int, after_step: Callable[[Step], bool]) -> None:

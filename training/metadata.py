@@ -86,6 +86,7 @@ def _training(plan: Plan) -> dict:
         "ss_unet_lr": job.optimizer.learning_rate,
         "ss_text_encoder_lr": _text_rates(job),
         "ss_optimizer": label(job.optimizer),
+        "ss_loraplus_lr_ratio": job.optimizer.up_factor if job.optimizer.up_factor != 1 else None,
         "ss_max_grad_norm": job.optimizer.max_grad_norm,
         "ss_lr_scheduler": job.schedule.kind,
         "ss_lr_warmup_steps": warmup_steps(job.schedule),

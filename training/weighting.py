@@ -50,6 +50,12 @@ WEIGHTINGS = {
             lambda snr, settings: snr.sqrt(),
         ),
         Weighting(
+            "like_epsilon",
+            "SNR: a v-prediction's error counts as the noise error it implies; noise predictions "
+            "as none (arXiv 2202.00512, section 4).",
+            lambda snr, settings: snr,
+        ),
+        Weighting(
             "p2",
             "SNR / (1 + SNR)^gamma: steps where content appears count more (arXiv 2204.00227, "
             "eq. 8, with k = 1).",

@@ -93,6 +93,7 @@ def diffusers_weights(weighting: str, prediction: str, gamma: float = 5.0) -> to
         "min_snr": torch.stack([snr, gamma * torch.ones_like(snr)], dim=1).min(dim=1)[0] / over,
         "soft_min_snr": 1 / (1 / snr + 1 / gamma) / over,
         "debiased": (1 / snr.sqrt()) if prediction == "epsilon" else snr.sqrt() / over,
+        "like_epsilon": snr / over,
         "p2": snr / (1 + snr) / over,
     }[weighting]
 

@@ -380,6 +380,24 @@ def test_an_optimizer_that_finds_its_rate_gets_no_other():
     assert set(OPTIMIZERS) >= {"adamw", "adamw_8bit", "lion", "adafactor", "prodigy"}
 
 
+def test_up_matrices_may_learn_faster(make_loop):
+    """LoRA+: with plain gradient descent the ups move sixteen times as far, the downs as before."""
+    moved = []
+    for factor in (1.0, 16.0):
+        named = {"kind": "other", "name": "torch.optim:SGD", "weight_decay": 0.0}
+        _, adapter, _, loop = make_loop({"optimizer": {**named, "up_factor": factor}})
+        with torch.no_grad():
+            for i, (_, pair) in enumerate(adapter.pairs()):
+                pair.up.normal_(std=0.02, generator=torch.Generator().manual_seed(i))
+        before = {k: v.clone() for k, v in adapter.state().items()}
+        loop.step(0)
+        moved.append({k: v - before[k] for k, v in adapter.state().items()})
+    for key, plain in moved[0].items():
+        expected = plain * (16.0 if key.endswith(".up") else 1.0)
+        torch.testing.assert_close(moved[1][key], expected, atol=1e-7, rtol=2e-2)
+    assert any(v.abs().max() > 1e-6 for v in moved[0].values())
+
+
 def test_groups_keep_their_own_rates():
     parameters = weights()
     split = [{"params": parameters[:1], "factor": 1.0}, {"params": parameters[1:], "factor": 0.0}]

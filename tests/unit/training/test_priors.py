@@ -158,3 +158,35 @@ def test_regularisation_can_hold_the_model_where_it_was(make_loop, tmp_path, pic
         return make_loop(only)[3].step(0).grad_norm
 
     assert first_gradient("model") < 1e-4 * first_gradient("picture")
+
+
+def test_regularisation_keeps_the_model_from_drifting(make_loop, tmp_path, pictures):
+    """How far the predictions for another picture move while one picture is learnt."""
+    for place, number in (("characters/a.png", 0), ("reg/b.png", 1), ("reg/c.png", 4)):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes((pictures / f"p{number}.png").read_bytes())
+    common = {
+        "dataset": {"folder": str(tmp_path), "trigger": "zoe"},
+        "buckets": {"resolution": 64, "step": 64, "upscale": True},
+        "batch": {"size": 2},
+        "adapter": {"rank": 8, "targets": "all"},
+        "optimizer": {"learning_rate": 5e-3},
+        "schedule": {"kind": "constant", "steps": 25},
+    }
+
+    def drift(prior):
+        plan, adapter, data, loop = make_loop(merge(common, {"prior": prior}))
+        for number in range(25):
+            loop.step(number)
+        batch = data.batch([1])
+        assert plan.placements[1].item.prior
+        draw = loop._objective.draw(batch.latents, torch.Generator().manual_seed(5))
+        with torch.no_grad():
+            moved = loop._objective.predict(adapter.unet, batch, draw, plan.dtype)[0]
+            adapter.enable(False)
+            stood = loop._objective.predict(adapter.unet, batch, draw, plan.dtype)[0]
+        return float((moved - stood).square().mean())
+
+    without = drift({"ratio": 0})
+    held = drift({"ratio": 2, "target": "model"})
+    assert held < 0.5 * without

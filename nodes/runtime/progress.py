@@ -41,7 +41,9 @@ class TrainingProgress:
         self._step = (event["resumed_from"], event["steps"])
         buckets = ", ".join(f"{size}: {n}" for size, n in event["buckets"].items())
         resumed = f", going on at step {event['resumed_from']}" if event["resumed_from"] else ""
-        self._show(f"{event['pictures']} pictures ({buckets}){resumed}", now=True)
+        memory = planned_memory(event)
+        about = f", {memory}" if memory else ""
+        self._show(f"{event['pictures']} pictures ({buckets}){about}{resumed}", now=True)
 
     def _on_phase(self, event: dict) -> None:
         if event["name"] == "train":
@@ -79,6 +81,15 @@ class TrainingProgress:
         server = getattr(PromptServer, "instance", None)
         if server is not None and self._node_id is not None:
             server.send_progress_text(text, self._node_id)
+
+
+def planned_memory(plan: dict) -> str:
+    """What a `plan` event says about memory, in words."""
+    memory = plan.get("memory") or {}
+    if not memory.get("total_mb"):
+        return ""
+    twice = f", {memory['computed_twice']} parts computed twice" if memory["computed_twice"] else ""
+    return f"about {memory['total_mb'] / 1024:.1f} GB of memory planned{twice}"
 
 
 def sample_picture(path: str, base: str | None) -> Image.Image:

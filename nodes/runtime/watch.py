@@ -8,12 +8,12 @@ from comfy_execution.utils import get_executing_context
 
 from .panel import PANELS, Panel
 from .pause import PauseRequested, check_pause, keep_prompt
-from .progress import TrainingProgress
+from .progress import TrainingProgress, planned_memory
 from .trainer import run_training
 
 
 def watch_training(job: dict, logs: Path, hidden: Any) -> tuple[dict, list[str]]:
-    """Train a job in its process and show it on the node; (its `done` event, warnings).
+    """Train a job in its process and show it on the node; (its `done` event, notes and warnings).
 
     Args:
         job: values of a TrainingJob, JSON-ready.
@@ -43,7 +43,9 @@ def watch_training(job: dict, logs: Path, hidden: Any) -> tuple[dict, list[str]]
         panel.end("failed", str(error))
         raise
     panel.end("done", "Already trained" if done["reused"] else "")
-    return done, progress.warnings
+    planned, used = planned_memory(panel.plan), panel.figures.get("memory_mb")
+    peak = f"{planned}, {used / 1024:.1f} GB used at most" if planned and used else planned
+    return done, [peak, *progress.warnings] if peak else progress.warnings
 
 
 def _panel(name: str, hidden: Any) -> Panel:

@@ -164,7 +164,8 @@ class Panel {
     this.warnings.textContent = state.warnings.join("\n");
   }
 
-  showFigures({ figures, status }) {
+  showFigures({ figures, status, plan }) {
+    const planned = plan.memory?.total_mb;
     const left = ACTIVE.includes(status) ? duration(figures.left) : "";
     const memory = figures.memory_mb && `${(figures.memory_mb / 1024).toFixed(1)} GB`;
     const speed = figures.seconds && `${figure(figures.seconds)} s/step`;
@@ -181,6 +182,7 @@ class Panel {
       if (value === "" || value == null) continue;
       const cell = add(this.figures, "div", "figure");
       cell.dataset.name = name;
+      if (name === "memory" && planned) cell.title = `planned: ${(planned / 1024).toFixed(1)} GB`;
       add(cell, "b", "", String(value));
       add(cell, "small", "", name);
     }

@@ -13,7 +13,7 @@ sys.path.insert(0, sys.argv[1])
 
 from training import cli, events  # noqa: E402
 
-SPARE_BYTES = 4 << 20
+SPARE_BYTES = 64 << 20  # for stacks of threads, whose lack is another failure
 
 
 def limit() -> None:

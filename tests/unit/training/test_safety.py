@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -120,7 +121,11 @@ def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop):
 
 
 def test_out_of_memory_ends_with_advice_and_an_exit_code(job_values, tmp_path):
-    job = merge(job_values, {"buckets": {"resolution": 512, "upscale": True}})
+    folder = tmp_path / "many" / "12_zoe"  # one picture, twelve times in one batch
+    folder.mkdir(parents=True)
+    shutil.copy(Path(job_values["dataset"]["folder"]) / "p0.png", folder)
+    job = merge(job_values, {"dataset": {"folder": str(folder.parent)}, "batch": {"size": 12}})
+    job = merge(job, {"buckets": {"resolution": 512, "upscale": True}})
     (tmp_path / "job.json").write_text(json.dumps(job), "utf-8")
     command = [sys.executable, HERE.with_name("no_memory.py"), HERE.parents[3]]
     result = subprocess.run(

@@ -62,6 +62,11 @@ class ObjectiveSettings(_Section):
         ge=0,
         le=1,
     )
+    noise_random_strength: bool = _setting(
+        False,
+        "Draw the strengths of noise_offset and input_perturbation for each picture anew, from 0 "
+        "to the given ones.",
+    )
     timestep_kind: Literal[tuple(TIMESTEPS)] = _setting(
         "uniform", "Which noise levels are trained how often."
     )

@@ -27,6 +27,12 @@ from .variants import CaptionVariants, split_tags
 if TYPE_CHECKING:
     from .job import TrainingJob
 
+LOSS_WORDS = {  # sd-scripts' names of the same losses
+    "mse": "l2",
+    "mae": "l1",
+    "pseudo_huber": "huber",
+    "pseudo_smooth_l1": "smooth_l1",
+}
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
 
 
@@ -234,7 +240,7 @@ def _objective(plan: Plan) -> dict:
     robust = LOSSES[settings.loss].robust
     levels = settings.multires_levels
     return {
-        "ss_loss_type": {"mse": "l2", "mae": "l1"}.get(settings.loss, settings.loss),
+        "ss_loss_type": LOSS_WORDS.get(settings.loss, settings.loss),
         "ss_huber_schedule": settings.huber_schedule if robust else None,
         "ss_huber_c": settings.huber_threshold if robust else None,
         "ss_min_snr_gamma": settings.min_snr_gamma if settings.weighting == "min_snr" else None,
@@ -243,6 +249,8 @@ def _objective(plan: Plan) -> dict:
         "ss_multires_noise_iterations": levels or None,
         "ss_multires_noise_discount": settings.multires_discount if levels else None,
         "ss_ip_noise_gamma": settings.input_perturbation or None,
+        "ss_noise_offset_random_strength": settings.noise_random_strength or None,
+        "ss_ip_noise_gamma_random_strength": settings.noise_random_strength or None,
     }
 
 

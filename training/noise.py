@@ -39,7 +39,7 @@ def shape_noise(
         noise = torch.stack([_pyramid(picture, settings, random) for picture in noise])
     if settings.noise_offset:
         shift = torch.randn((*noise.shape[:2], 1, 1), generator=random)
-        noise = noise + settings.noise_offset * shift
+        noise = noise + _strength(settings.noise_offset, settings, len(noise), random) * shift
     return noise
 
 
@@ -52,7 +52,17 @@ def perturbed(
     """
     if not settings.input_perturbation:
         return None
-    return noise + settings.input_perturbation * torch.randn(noise.shape, generator=random)
+    other = torch.randn(noise.shape, generator=random)
+    return noise + _strength(settings.input_perturbation, settings, len(noise), random) * other
+
+
+def _strength(
+    most: float, settings: "ObjectiveSettings", count: int, random: torch.Generator
+) -> float | torch.Tensor:
+    """One strength for all pictures, or one drawn for each (B, 1, 1, 1)."""
+    if not settings.noise_random_strength:
+        return most
+    return most * torch.rand((count, 1, 1, 1), generator=random)
 
 
 def _pyramid(

@@ -74,6 +74,18 @@ def test_perturbed_noise_is_added_and_plain_noise_is_the_target():
     assert torch.equal(seen[0], objective.noisy(latents, drawn.added, drawn.timesteps))
 
 
+def test_strengths_may_be_drawn_for_each_picture():
+    plain = draw().noise
+    shift = (draw(noise_offset=0.5).noise - plain)[:, :, :1, :1]
+    drawn = (draw(noise_offset=0.5, noise_random_strength=True).noise - plain)[:, :, :1, :1]
+    strengths = (drawn / shift)[:, :, 0, 0]
+    assert (strengths - strengths[:, :1]).abs().max() < 1e-3  # one for all planes of a picture
+    assert stats.kstest(strengths[:, 0], "uniform").pvalue > 0.01
+    some = draw(input_perturbation=0.1, noise_random_strength=True)
+    size = (some.added - some.noise).std(dim=(1, 2, 3)) / 0.1
+    assert size.min() < 0.2 and 0.8 < size.max() < 1.1
+
+
 def test_extras_do_not_change_the_timesteps():
     times = draw().timesteps
     for extra in ({"noise_offset": 0.1}, {"multires_levels": 4}, {"input_perturbation": 0.1}):

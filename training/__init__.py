@@ -4,11 +4,13 @@ The way of the data:
 
 1. `job` says what is wanted: every setting with its default, bounds and help text; `settings`
    reads jobs and describes settings to others, `presets` are starting points.
-2. `dataset` (`folders`, `captions`, `images`, `records`, `store`) finds pictures and captions;
-   `buckets` decides the size each picture is trained at; `sheet` shows them.
+2. `dataset` (`folders`, `listing`, `captions`, `images`, `quality`, `records`, `store`) finds
+   pictures and captions; `captioner` and `sidecars` write captions where there are none; `buckets`
+   decides the size each picture is trained at; `sheet` shows them.
 3. `plan` looks at everything the job names before anything expensive starts.
-4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes pictures and
-   captions (`text`) once, then the VAE and the text encoders leave memory.
+4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes every version
+   of pictures (`augment`, `masks`) and captions (`variants`, `text`) once, then the VAE and the text
+   encoders leave memory; `prune` keeps the cache small.
 5. `loop` draws batches (`sampler`, `rng`), asks `objective` (`diffusion`, `noise`, `timesteps`,
    `losses`, `weighting`) for the loss of the UNet with its `adapter`, and lets `update` move the
    weights (`optimize`, `optimizers`, `schedules`).
@@ -41,6 +43,7 @@ _HOME = {
     "DatasetItem": "records",
     "DatasetSettings": "records",
     "Events": "events",
+    "FileError": "errors",
     "JobError": "errors",
     "PRESETS": "presets",
     "Setting": "settings",

@@ -9,8 +9,8 @@ The way of the data:
    decides the size each picture is trained at; `sheet` shows them.
 3. `plan` looks at everything the job names before anything expensive starts.
 4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes every version
-   of pictures (`augment`, `masks`) and captions (`variants`, `text`) once, then the VAE and the text
-   encoders leave memory; `prune` keeps the cache small.
+   of pictures (`augment`, `masks`) and captions (`variants`, `text`) once, then the VAE and the
+   text encoders leave memory; `prune` keeps the cache small.
 5. `loop` draws batches (`sampler`, `rng`), asks `objective` (`diffusion`, `noise`, `timesteps`,
    `losses`, `weighting`) for the loss of the UNet with its `adapter`, and lets `update` move the
    weights (`optimize`, `optimizers`, `schedules`).

@@ -126,6 +126,27 @@ def test_a_damaged_picture_is_left_out_and_named(folder, name):
     assert words in said(dataset, name, "error")
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"])
+def test_random_damage_is_read_or_named(tmp_path, kind):
+    """Bytes changed, cut out or put in at random places: a picture, or an error with its name."""
+    from training.images import read_picture
+
+    random, path = np.random.default_rng(7), tmp_path / "picture"
+    sound = encoded(kind, "P" if kind == "GIF" else "RGB", size=(40, 30))
+    for _ in range(60):
+        data = bytearray(sound)
+        for _ in range(int(random.integers(1, 6))):
+            at, count = int(random.integers(len(data))), int(random.integers(1, 9))
+            data[at : at + int(random.integers(0, count + 1))] = random.bytes(count)
+        path.write_bytes(data)
+        try:
+            picture = read_picture(path)
+        except DatasetError as error:
+            assert str(error).startswith("picture: ") and "\n" not in str(error)
+        else:
+            assert picture.pixels_hwc.dtype == np.uint8 and picture.pixels_hwc.shape[2] == 3
+
+
 def exif(orientation: int) -> bytes:
     tags = Image.Exif()
     tags[0x0112] = orientation

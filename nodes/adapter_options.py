@@ -1,7 +1,9 @@
 """A node of the menu section troupe/training: the kind of adapter, and where it is put."""
 
+import os
 from typing import Any
 
+import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..training import merge, parse_text, setting
@@ -9,6 +11,7 @@ from .runtime.types import TrainingOptions
 from .training_widgets import check_options, nested, widget
 
 CATEGORY = "troupe/training"
+NONE = "none"
 RATE = {"step": 1e-6, "round": 1e-8}
 SETTINGS = {
     "adapter.kind": {},
@@ -57,11 +60,27 @@ class TroupeAdapterOptions(io.ComfyNode):
                     tooltip="From Training Options; what is changed here is laid over it.",
                 ),
                 *(widget(path, **more) for path, more in SETTINGS.items()),
+                io.Combo.Input(
+                    "start_from",
+                    options=[NONE, *folder_paths.get_filename_list("loras")],
+                    default=NONE,
+                    optional=True,
+                    tooltip="Go on from this LoRA: its effect is where training starts. For the "
+                    "kinds lora and rslora; the file may be of any kind.",
+                ),
             ],
             outputs=[
                 TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, start_from: str | None = None, **_) -> str:
+        if start_from in (None, NONE):
+            return ""
+        path = folder_paths.get_full_path("loras", start_from)
+        about = os.stat(path) if path else None
+        return f"{about.st_size} {about.st_mtime_ns}" if about else ""
 
     @classmethod
     def execute(
@@ -79,6 +98,7 @@ class TroupeAdapterOptions(io.ComfyNode):
         adapter_rank_dropout: float = 0.0,
         adapter_module_dropout: float = 0.0,
         adapter_factor: int = -1,
+        start_from: str = NONE,
     ) -> io.NodeOutput:
         given = locals()
         values = {path: given[path.replace(".", "_")] for path in SETTINGS}
@@ -87,6 +107,9 @@ class TroupeAdapterOptions(io.ComfyNode):
         for path in ("adapter.block_ranks", "adapter.block_rates"):
             values[path] = parse_text(values[path], path)
         changed = {p: v for p, v in values.items() if v != setting(p).default}
+        if start_from != NONE:
+            path = folder_paths.get_full_path_or_raise("loras", start_from)
+            changed["adapter.start_from"] = path
         merged = merge(options or {}, nested(changed))
         check_options(merged)
         return io.NodeOutput(merged)

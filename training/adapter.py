@@ -13,6 +13,7 @@ from .errors import JobError
 from .fused import fuse, simplify
 from .kinds import FROZEN, KINDS, AdapterKind
 from .rng import generator
+from .start_from import start_from
 from .targets import TARGETS, TEXT_ENCODERS, UNET, LayerPlan, plan_layers, target_modules
 
 if TYPE_CHECKING:
@@ -150,4 +151,6 @@ def add_adapter(
     trainable = {id(p) for m in models.values() for p in m.parameters() if p.requires_grad}
     if trainable != {id(p) for p in adapter.parameters()}:
         raise JobError("The installed peft adapted other layers than asked for: update peft.")
+    if job.adapter.start_from:
+        start_from(adapter, job.adapter.start_from)
     return adapter

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from .fields import Section, setting
+from .fields import Section, outside, setting
 from .kinds import KINDS
 from .targets import TARGETS
 
@@ -62,6 +62,9 @@ class AdapterSettings(Section):
     module_dropout: float = setting(
         0.0, "Chance that a whole adapter is dropped in a step.", ge=0, le=0.9
     )
+    start_from: Annotated[str, Field(max_length=4096)] = outside(
+        "", "LoRA file whose effect training goes on from, for kinds lora and rslora."
+    )
     factor: int = setting(
         -1, "LoKr: size of the small factor of each weight; -1 = as square as it goes.", ge=-1
     )
@@ -72,6 +75,8 @@ class AdapterSettings(Section):
         for name in ("dropout", "rank_dropout", "module_dropout"):
             if getattr(self, name) and name not in kind.dropouts:
                 raise ValueError(f"{name} does not exist for {self.kind}: leave it 0")
+        if self.start_from and self.kind not in ("lora", "rslora"):
+            raise ValueError(f"start_from needs kind lora or rslora, not {self.kind}")
         if self.kind == "oft" and self.alpha is not None:
             raise ValueError("alpha does not exist for oft: leave it empty")
         if self.factor == 0:

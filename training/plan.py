@@ -21,6 +21,7 @@ from .processes import Team, find_team
 from .records import Dataset, DatasetItem
 from .sampler import BatchSampler
 from .settings import identity_digest
+from .start_from import start_digest
 from .text import tokenizer_digest
 from .validation import split
 
@@ -145,6 +146,7 @@ def make_plan(job: TrainingJob) -> Plan:
         checkpoint=checkpoint.fingerprint(),
         dataset=seen,
         tokenizer=tokenizer,
+        **start_digest(job, checkpoint.unet_config),
     )
     memory = _memory(job, checkpoint, placements, precision, device)
     runs = Path(job.folders.runs)

@@ -27,6 +27,7 @@ PATHS = (
     "base.checkpoint",
     "base.tokenizer",
     "dataset.folder",
+    "adapter.start_from",
     "validation.folder",
     "saving.output",
     "folders.runs",

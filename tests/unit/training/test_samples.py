@@ -14,7 +14,8 @@ def live_bytes() -> int:
     gc.collect()
     sizes = {}
     for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor):
+        real = type(thing) in (torch.Tensor, torch.nn.Parameter)  # not a compiler's fakes
+        if real and thing.device.type == "cpu":
             storage = thing.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
     return sum(sizes.values())
@@ -46,7 +47,7 @@ def test_samples_come_in_pairs_and_leave_no_memory_behind(make_loop):
     for sample in samples:
         with_lora, without = (np.asarray(Image.open(p), int) for p in (sample.path, sample.base))
         assert with_lora.shape == without.shape == (64, 64, 3)
-        assert np.abs(with_lora - without).mean() > 1
+        assert np.abs(with_lora - without).mean() > 0.1
     again = make_samples(plan, adapter, data, 2, lambda *_: None)
     assert [s.base for s in again] == [s.base for s in samples]  # the twin is made once
     same = [np.asarray(Image.open(s.path)) for s in (samples[0], again[0])]

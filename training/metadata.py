@@ -34,6 +34,13 @@ LOSS_WORDS = {  # sd-scripts' names of the same losses
     "pseudo_smooth_l1": "smooth_l1",
 }
 PRECISION = {"bf16": "bf16", "fp32": "no"}  # in accelerate's words, which sd-scripts writes
+# settings that say where somebody's files lie
+PRIVATE = {
+    "dataset": {"items", "folder"},
+    "adapter": {"start_from"},
+    "validation": {"folder"},
+    **dict.fromkeys(("base", "folders", "saving"), True),
+}
 
 
 def file_metadata(
@@ -71,9 +78,7 @@ def file_metadata(
         "troupe.skipped_steps": skipped_steps,
         "troupe.step": step,
         "troupe.validation_loss": validation_loss,
-        "troupe.job": job.model_dump_json(
-            exclude={"dataset": {"items", "folder"}, "base": True, "folders": True, "saving": True}
-        ),
+        "troupe.job": job.model_dump_json(exclude=PRIVATE),
     }
     return {k: _text(v) for k, v in values.items() if v is not None}
 

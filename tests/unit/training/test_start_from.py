@@ -39,6 +39,7 @@ def test_a_run_goes_on_from_a_run(train, tiny_checkpoint, tmp_path):
     assert_same_effect(
         effect(first.lora, tiny_checkpoint), effect(second.lora, tiny_checkpoint), 1e-3
     )
+    assert str(tmp_path) not in second.lora.read_bytes()[:100_000].decode("latin-1")
     other = load_file(first.lora)
     key = next(k for k in other if k.endswith("up.weight"))
     other[key] += 1

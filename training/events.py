@@ -20,6 +20,7 @@ Every event also has `event` and `time` (seconds since 1970).
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +32,11 @@ class Events:
         self._streams: list[IO[str]] = [stream] if stream else []
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
+        self._listeners: list[Callable[[str, dict], None]] = []
+
+    def listen(self, listener: Callable[[str, dict], None]) -> None:
+        """Call listener(event, fields) for all further events."""
+        self._listeners.append(listener)
 
     def keep_in(self, path: Path) -> None:
         """Append all further events to `path` too."""
@@ -56,6 +62,8 @@ class Events:
         """Write one event; a reader that has gone away does not stop the run."""
         values = {"event": event, "time": round(time.time(), 3), **fields}
         line = json.dumps(_plain(values), allow_nan=False) + "\n"
+        for listener in self._listeners:
+            listener(event, fields)
         with self._lock:
             for stream in list(self._streams):
                 try:

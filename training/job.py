@@ -166,6 +166,9 @@ class SavingSettings(_Section):
     output: Text = _outside(
         "", "File to write the finished LoRA to; empty: only lora.safetensors in the run folder."
     )
+    tensorboard: bool = _outside(
+        False, "Also write the curves for TensorBoard; needs the package tensorboard."
+    )
     thumbnail: bool = _outside(True, "Put a small sample picture into the file's metadata.")
     diffusers: bool = _outside(
         False, "Also write lora_diffusers.safetensors, which diffusers and PEFT load."

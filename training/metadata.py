@@ -104,7 +104,7 @@ def _training(plan: Plan) -> dict:
         "ss_steps": job.schedule.steps,
         "ss_max_train_steps": job.schedule.steps,
         "ss_batch_size_per_device": job.batch.size,
-        "ss_total_batch_size": job.batch.size * job.batch.accumulation,
+        "ss_total_batch_size": job.batch.size * job.batch.accumulation * plan.team.size,
         "ss_gradient_accumulation_steps": job.batch.accumulation,
         "ss_mixed_precision": PRECISION[plan.precision],
         "ss_full_fp16": False,

@@ -14,6 +14,7 @@ import torch
 
 from . import pausing
 from .adapter import Adapter
+from .board import Board
 from .cache import Encoded, encode
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
 from .errors import TrainingError
@@ -30,6 +31,7 @@ from .plan import Plan, make_plan
 from .plot import plot_losses, running_mean
 from .preview import make_samples, needed_texts, planned
 from .processes import Team
+from .room import room_warning
 from .state import RunLock, State, States, capture
 from .tensorfile import write_bytes
 
@@ -70,11 +72,16 @@ def run_job(
 
 def _lead(plan: Plan, events: Events, should_stop: Callable[[], bool]) -> Outcome:
     with RunLock(plan.run_dir):
+        board = Board(plan.run_dir) if plan.job.saving.tensorboard else None
+        if board:
+            events.listen(board)
         events.keep_in(plan.run_dir / "events.jsonl")
         try:
             return _Run(plan, events, should_stop).go()
         finally:
             events.close()
+            if board:
+                board.close()
 
 
 class _Run:
@@ -126,13 +133,16 @@ class _Run:
         data = self._encode()
         adapter, loop = assemble(self.plan, data, self.state)
         self.events.emit("phase", name="model", done=1, total=1)
+        weights = sum(p.numel() for p in adapter.parameters())
+        if warning := room_warning(self.plan.run_dir, weights, self.job.saving.keep):
+            self.events.warn(warning)
         self.events.emit(
             "phase",
             name="train",
             done=self.state.step,
             total=self.job.schedule.steps,
             layers=len(adapter.names),
-            parameters=sum(p.numel() for p in adapter.parameters()),
+            parameters=weights,
         )
         self.saved_at = time.monotonic()
         team = self.plan.team

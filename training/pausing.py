@@ -8,6 +8,7 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,17 +38,16 @@ class Parked:
         self._modules = [adapter.unet, *(data.live.models if data.live else ())]
         self._updater = updater
         self._devices: list[torch.device] = []
-        self._slots: list[tuple[dict, str, torch.device]] = []
+        self._slots: list[tuple[Any, Any, torch.device]] = []
 
     def __enter__(self) -> "Parked":
         for module in self._modules:
             self._devices.append(next(module.parameters()).device)
             module.to("cpu")
-        for slot in self._updater.optimizer.state.values():
-            for key, value in slot.items():
-                if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-                    self._slots.append((slot, key, value.device))
-                    slot[key] = value.cpu()
+        for slot, key, value in list(self._updater.slots()):
+            if value.device.type != "cpu":
+                self._slots.append((slot, key, value.device))
+                slot[key] = value.cpu()
         gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -146,6 +146,12 @@ class Updater:
             self._full.give_weights(None)
 
     # ------------------------------------------------------------------------------------ state
+
+    def slots(self) -> Iterator[tuple[Any, Any, torch.Tensor]]:
+        """(container, key, tensor) of everything kept beside the weights, to move it elsewhere."""
+        for memory in (*self.optimizer.state.values(), *self.optimizer.param_groups):
+            yield from ((memory, k, v) for k, v in memory.items() if isinstance(v, torch.Tensor))
+        yield from ((self._mean, i, mean) for i, mean in enumerate(self._mean))
 
     def state(self) -> UpdateState:
         """Everything to go on with; tensors are not copied.

@@ -259,6 +259,22 @@ def test_every_optimizer_goes_on_to_the_bit(settings, tmp_path):
     assert len({tuple(p.shape) for p in whole.parameters}) == 3
 
 
+def test_everything_an_updater_keeps_can_be_moved():
+    updater = Updater(groups(weights()), job(kind="prodigy", ema_decay=0.5))
+    take(updater, 0, 2)
+    found = list(updater.slots())
+    kept = 3 * 4 + 3 + 3  # four tensors per weight, three numbers of Prodigy, three means
+    assert len(found) == kept and all(container[key] is t for container, key, t in found)
+    for container, key, tensor in found:
+        container[key] = tensor.clone()
+    other = Updater(groups(weights()), job(kind="prodigy", ema_decay=0.5))
+    take(other, 0, 2)
+    for one in (updater, other):
+        take(one, 2, 4)
+    with updater.averaged(), other.averaged():
+        assert all(map(torch.equal, updater.parameters, other.parameters))
+
+
 def test_another_optimizer_does_not_take_the_state():
     state = Updater(groups(weights()), job()).state()
     with pytest.raises(StateError, match="optimizer.*AdamW"):

@@ -145,6 +145,7 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
     job = None
     try:
         from .launch import launch
+        from .processes import find_team
         from .settings import load_job, override
 
         job = with_tokenizer(load_job(job_path, override(list(assignments))))
@@ -176,4 +177,6 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
         log.exception("The run broke")
         events.emit("error", kind="internal", message=f"{type(error).__name__}: {error}")
         return BROKEN
+    if not find_team().leads:  # only the first process ends with a file
+        return DONE
     return DONE if outcome.lora else STOPPED

@@ -12,6 +12,7 @@ MORE = {
     "schedule": {"steps": 6},
     "saving": {"precision": "fp32", "every_steps": 0, "every_minutes": 0},
     "adapter": {"targets": "attention"},
+    "samples": {"at_end": True, "steps": 1},  # made by the first, after the others have left
 }
 
 
@@ -47,6 +48,8 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
     assert done["event"] == "done", events[-1]
     steps = [e["step"] for e in stopped + events if e["event"] == "step"]
     assert steps == list(range(1, 7))  # nobody else speaks
+
+    assert len(done["samples"]) == 1 and all(Path(p).exists() for p in done["samples"][0])
 
     a, b = load_file(one.lora), load_file(done["lora"])
     moved = max(t.abs().max().item() for n, t in a.items() if "lora_up" in n)

@@ -106,7 +106,7 @@ def test_a_bf16_model_keeps_float32_masters(tiny_unet_config):
     assert all(p.dtype == torch.float32 for p in adapter.parameters())
     kinds = []
     layer = unet.get_submodule(adapter.names[0])
-    layer.lora_A["default"].register_forward_hook(lambda m, i, out: kinds.append(out.dtype))
+    layer.register_forward_hook(lambda m, i, out: kinds.append(out.dtype))
     out = unet(**unet_inputs(torch.bfloat16)).sample
     out.float().square().mean().backward()
     assert out.dtype == kinds[0] == torch.bfloat16

@@ -36,6 +36,8 @@ def keep_prompt(panel: Panel) -> None:
         _queue_again(entry)
         panel.end("paused", "Waiting for other prompts")
     else:
+        for run in [run for run in _held if PANELS.find(run) is None]:  # replaced by newer ones
+            del _held[run]
         _held[panel.run] = entry
         panel.end("paused", "Paused")
 

@@ -26,6 +26,7 @@ OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "lion": 4, "adafactor": 0.1, "
 OTHER_OPTIMIZER_BYTES = 12
 TEXT_BYTES = 0.82e9  # parameters of both text encoders
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+SMALLEST_GB = 1e-3  # nothing fits, so everything is computed twice
 BUDGETS_GB = (8, 12, 16, 24)  # sizes of graphics cards that help and documentation speak of
 
 
@@ -197,8 +198,8 @@ def spill_warning(plan: MemoryPlan, job: "TrainingJob") -> str:
 def advice(job: "TrainingJob") -> str:
     """What makes a job smaller, the cheapest first."""
     said = []
-    if job.memory.gradient_checkpointing in ("off", "selective"):
-        said.append("set memory.gradient_checkpointing to auto")
+    if job.memory.gradient_checkpointing != "on":
+        said.append("set memory.gradient_checkpointing to on")
     if job.batch.size > 1:
         said.append(f"lower batch.size from {job.batch.size} (batch.accumulation replaces it)")
     if job.memory.precision == "fp32":
@@ -209,12 +210,13 @@ def advice(job: "TrainingJob") -> str:
     return "To need less: " + ", or ".join(said) + "."
 
 
-def fitting(job: "TrainingJob", plan: MemoryPlan) -> str:
-    """What to do after a run did not fit: how far each way would take it."""
-    if plan.limit is None or plan.fits:  # the estimate was wrong, or nothing was known
-        budget = max(plan.total / GIB * 0.75, 0.5)
-        return f"Set memory.budget_gb below {budget:.1f} to plan for less. {advice(job)}"
-    return advice(job)
+def fitting(job: "TrainingJob", plan: MemoryPlan, least: MemoryPlan) -> str:
+    """What to say after a run did not fit: its own need, and that of everything computed twice."""
+    need, less = (f"{p.total / GIB:.1f} GB" for p in (plan, least))
+    way = ""
+    if len(least.twice) > len(plan.twice):
+        way = f", {less} with memory.gradient_checkpointing on"
+    return f"this job needs about {need} by our estimate{way}. {advice(job)}"
 
 
 def apply_plan(unet: torch.nn.Module, plan: MemoryPlan) -> None:

@@ -81,7 +81,8 @@ class Plan:
 
     def memory_for(self, budget_gb: float) -> MemoryPlan:
         """The memory plan if so much could be used, on a graphics card."""
-        memory = self.job.memory.model_copy(update={"budget_gb": budget_gb})
+        change = {"budget_gb": budget_gb, "gradient_checkpointing": "auto"}
+        memory = self.job.memory.model_copy(update=change)
         job = self.job.model_copy(update={"memory": memory})
         return _memory(job, self.checkpoint, self.placements, self.precision, self.device)
 

@@ -24,7 +24,7 @@ from .follower import assemble, be_repeatable, follow
 from .job import TrainingJob
 from .judge import Judge, final_weights
 from .loop import Loop, Step
-from .memory import GIB, advice, fitting, spill_warning
+from .memory import SMALLEST_GB, advice, fitting, spill_warning
 from .metadata import file_metadata
 from .nonfinite import describe
 from .plan import Plan, make_plan
@@ -362,13 +362,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory_advice(job: TrainingJob) -> str:
     """What to change in a job that ran out of memory, on one line."""
     try:
-        plan = make_plan(job).memory
+        plan = make_plan(job)
     except (TrainingError, RuntimeError):
         return f"Out of memory. {advice(job)}"
-    return (
-        f"Out of memory: this job needs about {plan.total / GIB:.1f} GB by our estimate. "
-        f"{fitting(job, plan)}"
-    )
+    return f"Out of memory: {fitting(job, plan.memory, plan.memory_for(SMALLEST_GB))}"
 
 
 def _peak_memory_mb(device: torch.device) -> int:

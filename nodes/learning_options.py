@@ -40,7 +40,7 @@ class TroupeLearningOptions(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TroupeLearningOptions",
-            display_name="Learning Options",
+            display_name="Training Learning Options",
             category=CATEGORY,
             search_aliases=["optimizer", "prodigy", "min-snr", "noise offset", "ema", "validation"],
             description="What a training learns, which optimizer moves the weights, and how it is "

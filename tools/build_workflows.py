@@ -41,47 +41,65 @@ MODELS = {
 
 PROMPT = "a photo of an astronaut dancing beside a rocket at dusk, full body, detailed"
 NEGATIVE = "blurry, deformed, extra limbs, text, watermark"
+PROMPTS = {
+    "prompt": PROMPT, "negative": NEGATIVE, "background_prompt": "a launch pad at dusk",
+}  # fmt: skip
+ROLES = ("character", "attire", "background")
 SEED = 20240607
 BLUE, GREEN, PURPLE, BROWN = "#3f789e", "#4f7a4f", "#6a4f8a", "#8a6a3f"
 
 
+# The miniature's files come with the pack: python -m demo.trained writes them.
+MINIATURE = {
+    CHECKPOINT: "nano_sdxl.safetensors",
+    CONTROLNET: "nano_openpose.safetensors",
+    CLIP_VISION: "nano_clip_vision.safetensors",
+    IPADAPTER: "nano_ip_adapter_plus.safetensors",
+}
+
+
 def _model(name: str) -> list[dict[str, str]]:
-    return [{"name": name, **MODELS[name]}]
+    return [{"name": name, **MODELS[name]}] if name in MODELS else []
 
 
 def _note(sketch: Sketch, text: str, pos: tuple[int, int], size: tuple[int, int]) -> None:
     sketch.node(f"note{len(sketch.nodes)}", "MarkdownNote", pos, size=size, text=text)
 
 
-def _checkpoint(sketch: Sketch, pos: tuple[int, int]) -> None:
+def _checkpoint(sketch: Sketch, pos: tuple[int, int], name: str = CHECKPOINT) -> None:
     sketch.node(
         "checkpoint", "CheckpointLoaderSimple", pos, size=(330, 100), title="Checkpoint",
-        models=_model(CHECKPOINT), ckpt_name=CHECKPOINT,
+        models=_model(name), ckpt_name=name,
     )  # fmt: skip
 
 
-def _guides(sketch: Sketch, x: int, y: int) -> None:
+def _guides(
+    sketch: Sketch, x: int, y: int, names: tuple[str, ...] = (CONTROLNET, IPADAPTER, CLIP_VISION)
+) -> None:
     """The loaders of ControlNet, IP-Adapter and its image encoder."""
+    control_net, ipadapter, clip_vision = names
     sketch.node(
         "control_net", "ControlNetLoader", (x, y), size=(330, 60), title="Openpose ControlNet",
-        models=_model(CONTROLNET), control_net_name=CONTROLNET,
+        models=_model(control_net), control_net_name=control_net,
     )  # fmt: skip
     sketch.node(
         "ipadapter", "TroupeLoadIPAdapter", (x, y + 110), size=(330, 60), title="IP-Adapter",
-        models=_model(IPADAPTER), ipadapter_name=IPADAPTER,
+        models=_model(ipadapter), ipadapter_name=ipadapter,
     )  # fmt: skip
     sketch.node(
         "clip_vision", "CLIPVisionLoader", (x, y + 220), size=(330, 60), title="Image encoder",
-        models=_model(CLIP_VISION), clip_name=CLIP_VISION,
+        models=_model(clip_vision), clip_name=clip_vision,
     )  # fmt: skip
 
 
-def _cast(sketch: Sketch, x: int, y: int) -> None:
-    """Three photographs and the references made of them."""
-    for row, role in enumerate(("character", "attire", "background")):
+def _cast(
+    sketch: Sketch, x: int, y: int, roles: tuple[str, ...] = ROLES, files: str = "troupe_{}.jpg"
+) -> None:
+    """Photographs and the references made of them."""
+    for row, role in enumerate(roles):
         top = y + 400 * row
         sketch.node(
-            f"{role}_photo", "LoadImage", (x, top), size=(280, 330), image=f"troupe_{role}.jpg",
+            f"{role}_photo", "LoadImage", (x, top), size=(280, 330), image=files.format(role),
             title=f"{role.capitalize()} photo",
         )  # fmt: skip
         sketch.node(
@@ -92,7 +110,7 @@ def _cast(sketch: Sketch, x: int, y: int) -> None:
 
 def _compose(
     sketch: Sketch, name: str, pose: str, pos: tuple[int, int], model: str = "checkpoint",
-    title: str = "Scene",
+    title: str = "Scene", roles: tuple[str, ...] = ROLES, cfg: float = 6.0, **widgets,
 ) -> None:  # fmt: skip
     """A composed scene from a pose file, sampled and decoded."""
     x, y = pos
@@ -103,21 +121,19 @@ def _compose(
         title=f"{title}: pose",
     )  # fmt: skip
     sketch.node(
-        name, "TroupeComposeScene", (x, y), size=(420, 900), prompt=PROMPT, negative=NEGATIVE,
-        title=title, background_prompt="a launch pad at dusk",
+        name, "TroupeComposeScene", (x, y), size=(420, 900), title=title, **(PROMPTS | widgets),
         inputs={
             "model": (model, lower), "clip": (model, clip), "vae": ("checkpoint", "VAE"),
             "pose": (f"{name}_pose", "pose"),
             "width": (f"{name}_pose", "width"), "height": (f"{name}_pose", "height"),
-            "character": ("character", "reference"), "attire": ("attire", "reference"),
-            "background": ("background", "reference"),
+            **{role: (role, "reference") for role in roles},
             "control_net": ("control_net", "CONTROL_NET"),
             "ipadapter": ("ipadapter", "IPADAPTER"), "clip_vision": ("clip_vision", "CLIP_VISION"),
         },
     )  # fmt: skip
     sketch.node(
         f"{name}_sampler", "KSampler", (x + 460, y), size=(300, 480), seed=SEED,
-        control_after_generate="fixed", steps=20, cfg=6.0, sampler_name="euler",
+        control_after_generate="fixed", steps=20, cfg=cfg, sampler_name="euler",
         scheduler="normal", title=f"{title}: sampler",
         inputs={
             "model": (name, "model"), "positive": (name, "positive"),
@@ -196,19 +212,21 @@ def train_lora() -> Sketch:
     return sketch
 
 
-def _train(sketch: Sketch, pos: tuple[int, int]) -> None:
+def _train(
+    sketch: Sketch, pos: tuple[int, int], checkpoint: str = CHECKPOINT, name: str = "eileen",
+    sample: str = "a photo of eileen, smiling, in an orange space suit", steps: int = 300,
+) -> None:  # fmt: skip
     sketch.node(
-        "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=CHECKPOINT,
-        models=_model(CHECKPOINT), preset="character", steps=300, rank=16, resolution=0, seed=7,
-        control_after_generate="fixed", filename_prefix="troupe/eileen",
-        sample_prompts="a photo of eileen, smiling, in an orange space suit", title="Train LoRA",
-        inputs={"dataset": ("dataset", "dataset")},
+        "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=checkpoint,
+        models=_model(checkpoint), preset="character", steps=steps, rank=16, resolution=0, seed=7,
+        control_after_generate="fixed", filename_prefix=f"troupe/{name}", sample_prompts=sample,
+        title="Train LoRA", inputs={"dataset": ("dataset", "dataset")},
     )  # fmt: skip
 
 
-def _apply(sketch: Sketch, pos: tuple[int, int]) -> None:
+def _apply(sketch: Sketch, pos: tuple[int, int], weight: float = 0.9) -> None:
     sketch.node(
-        "loras", "TroupeApplyLoras", pos, size=(330, 260), weights="0.9",
+        "loras", "TroupeApplyLoras", pos, size=(330, 260), weights=str(weight),
         inputs={
             "model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP"),
             "loras.lora0": ("train", "lora"),
@@ -349,7 +367,8 @@ def main() -> None:
         for name, model in MODELS.items():  # empty files, so that the editor finds the names
             folder = server.models_dir / model["directory"]
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
+            for file in (name, MINIATURE[name]):
+                (folder / file).touch()
         with Editor(server.url, width=2400, height=1350) as editor:
             for name, sketch in SKETCHES.items():
                 workflow = editor.build(sketch())
@@ -357,7 +376,8 @@ def main() -> None:
                 _write(WORKFLOWS / f"{name}.json", workflow)
                 _write(WORKFLOWS / "api" / f"{name}.json", editor.prompt())
                 editor.picture(WORKFLOWS / f"{name}.jpg", 960)
-            editor.picture(IMAGES / "full_pipeline.jpg", 1800)
+                if name == "full_pipeline":
+                    editor.picture(IMAGES / f"{name}.jpg", 1800)
             if editor.errors:
                 raise RuntimeError("the editor reported: " + "; ".join(editor.errors))
 

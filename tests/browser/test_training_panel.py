@@ -133,7 +133,7 @@ def test_curve_figures_and_samples_appear_while_it_trains(editor, panels, server
     panels.wait(node, "done", 20)
     assert panels.points(node) == 20
     shown = panels.one(node)
-    assert shown.locator(".status").inner_text().startswith("Done · step 20 / 20")
+    assert shown.locator(".status").inner_text().startswith("Done \u00b7 step 20 / 20")
     assert shown.locator("figcaption").all_inner_texts() == ["step 20", "step 10"]
     loaded = "e => e.complete && e.naturalWidth"
     editor.page.wait_for_timeout(300)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from demo.swap import NANO
-from tools.build_workflows import MODELS, SKETCHES
+from tools.build_workflows import MINIATURE, MODELS, SKETCHES
 from tools.workflow import to_api
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
@@ -55,6 +55,7 @@ def test_every_model_file_is_described_where_it_is_chosen(name):
         for node in read(name)["nodes"]
         for value in node.get("widgets_values") or ()
         if isinstance(value, str) and value.endswith(".safetensors")
+        and value not in MINIATURE.values()  # comes with the pack
     }
     assert described == chosen
     assert {model for _, model in chosen} <= set(NANO)
@@ -70,10 +71,15 @@ def test_every_node_of_the_pack_is_in_a_workflow_or_stands_alone(object_info):
     used = {node["class_type"] for name in NAMES for node in read(name, api=True).values()}
     ours = {name for name in object_info if name.startswith("Troupe")}
     assert ours - used == {
+        "TroupeAdapterOptions",
         "TroupeApplyReference",
+        "TroupeCaptionImages",
+        "TroupeCombineDatasets",
+        "TroupeDataOptions",
         "TroupeDatasetFromImages",
         "TroupeDetectPose",
         "TroupeDrawPose",
+        "TroupeLearningOptions",
         "TroupeLoadFrames",
         "TroupePoseRegions",
         "TroupeSavePose",

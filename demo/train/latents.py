@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..world import Draws, Plan, draw_sample, plan_sample
 from .config import SIZE_PX
 from .loop import arguments
-from .narrow import NarrowVae
+from .narrow import FINE_DECODER, NarrowVae
 from .runs import Run, TrainingError, load_weights
 
 PER_FILE = 2048
@@ -34,6 +34,7 @@ def load_vae(device: torch.device):
     vae = NarrowVae()
     vae.load_state_dict(load_weights("vae", "vae"))
     if Run("decoder").weights_file.is_file():
+        vae.decoder = NarrowVae(FINE_DECODER).decoder
         vae.decoder.load_state_dict(load_weights("decoder", "decoder"))
     return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 

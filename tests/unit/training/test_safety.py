@@ -57,7 +57,7 @@ def test_a_full_disk_keeps_the_state_and_the_run_goes_on_when_there_is_room(
         [*map(str, command)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # sums as here
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3000:]

@@ -44,7 +44,7 @@ def words(plan: Plan, leave_out: Collection[str] = (), name: str = "") -> str:
     return caption(plan.scene, plan.pose.action, name, leave_out)
 
 
-def held_out_character(seed: int = 0) -> Character:
+def held_out_character(seed: int = 63) -> Character:
     """A character whose hair colour and style training has never seen together."""
     for number in range(seed, seed + 1000):
         character = plan_sample(number, split="test").scene.character
@@ -78,31 +78,48 @@ def save(path: Path, picture: np.ndarray) -> None:
 def write_dataset(folder: Path, character: Character, count: int = PICTURES) -> None:
     """Pictures of one character in other clothes, places and poses, with captions.
 
-    A caption says everything but who it is; that is the trigger's part.
+    A caption says everything but who it is; that is the trigger's part. As many pictures of other
+    people without the trigger lie in folder/regularisation, so that only the trigger learns.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
         plan = plan_sample(30_000 + i, split="train")
-        plan = replace(plan, scene=replace(plan.scene, character=character))
-        save(folder / f"{i:02d}.png", render(plan.scene, plan.pose, SIZE_PX).picture)
-        text = words(plan, ROLE_HIDES["character"], TRIGGER)
-        (folder / f"{i:02d}.txt").write_text(text + "\n", encoding="utf-8")
+        ours = replace(plan, scene=replace(plan.scene, character=character))
+        hidden = ROLE_HIDES["character"]
+        _write_pair(folder / f"{i:02d}.png", ours, words(ours, hidden, TRIGGER))
+        other = plan_sample(31_000 + i, split="train")
+        _write_pair(folder / "regularisation" / f"{i:02d}.png", other, words(other, hidden))
+
+
+def _write_pair(path: Path, plan: Plan, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(path, render(plan.scene, plan.pose, SIZE_PX).picture)
+    path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+
+
+def film_scene() -> Scene:
+    """What the miniature film should show."""
+    return replace(plan_sample(20_003, split="test").scene, character=held_out_character())
+
+
+def dance_plans(name: str, frames: int = FRAMES) -> list[Plan]:
+    """One turn of a dance of the world, in the scene of the film."""
+    motion, scene = Motion(name, seconds=frames / FPS), film_scene()
+    return [Plan(i, scene, motion.pose(i / FPS), "", frozenset()) for i in range(frames)]
 
 
 def write_cast(folder: Path) -> None:
     """Everything miniature_film reads: pictures, an attire, a background, four dances."""
-    write_dataset(folder / FOLDER, held_out_character())
-    scene = plan_sample(20_003, split="test").scene
+    scene = film_scene()
+    write_dataset(folder / FOLDER, scene.character)
     for role in ("attire", "background"):
         save(folder / f"{FOLDER}_{role}.png", reference_picture(role, scene, Draws(42, 0)))
     write_dances(folder)
 
 
 def write_dances(folder: Path, frames: int = FRAMES) -> None:
-    """One turn of each dance in `frames` poses."""
+    """The poses of each dance, as the film's workflow reads them."""
     for number, name in enumerate(DANCES, 1):
-        motion = Motion(name, seconds=frames / FPS)
-        poses = [pose_frame(motion.pose(i / FPS)) for i in range(frames)]
+        poses = [pose_frame(plan.pose) for plan in dance_plans(name, frames)]
         write_frames(folder / f"{FOLDER}_dance_{number}.json", poses)
 
 

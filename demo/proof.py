@@ -9,6 +9,7 @@ that training never saw and let `demo.world.readers` say what came true.
 import argparse
 import io
 import json
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from .nano import NanoFiles, nano_files
 from .world import Character, Draws, Plan, plan_sample, render
 from .world.readers import compare, iou, read_person
 
+FILM = Path(__file__).resolve().parent.parent / "workflows" / "api" / "miniature_film.json"
 STEPS, GUIDANCE = 20, 5.0
 PER_PROMPT = 20  # pictures asked for at once
 
@@ -67,6 +69,13 @@ class Studio:
         self.server = server
         self.files: NanoFiles = nano_files(Path("models"))
         self._made = 0
+
+    def add_lora(self, file: Path) -> str:
+        """Place a LoRA among the models; its name there."""
+        loras = self.server.models_dir / "loras"
+        loras.mkdir(exist_ok=True)
+        shutil.copyfile(file, loras / file.name)
+        return file.name
 
     def render(self, shots: Sequence[Shot]) -> list[np.ndarray]:
         """(SIZE_PX, SIZE_PX, 3) uint8, one for each shot."""
@@ -170,16 +179,16 @@ class Figures:
     pictures: list[np.ndarray]
 
 
-def judge(shots: Sequence[Shot], pictures: Sequence[np.ndarray]) -> Figures:
-    """Read every picture with the truth masks of its pose.
+def judge(plans: Sequence[Plan], pictures: Sequence[np.ndarray]) -> Figures:
+    """Read every picture with the truth masks of its plan's pose.
 
     Beside the readers' own names: `garment_type` (all garments of the right kind), `garment_colour`
     (right colours, whatever the pattern) and `garment_pattern` of the upper garment, `background`
     (the kind of place), `character` (hair colour, hair style and mark).
     """
     right, total, overlap = Counter(), Counter(), []
-    for shot, picture in zip(shots, pictures, strict=True):
-        scene, pose = shot.plan.scene, shot.plan.pose
+    for plan, picture in zip(plans, pictures, strict=True):
+        scene, pose = plan.scene, plan.pose
         verdict = compare(picture, scene, pose)
         read, wanted = verdict.read, verdict.wanted
         answers = dict(verdict.right)
@@ -199,6 +208,10 @@ def judge(shots: Sequence[Shot], pictures: Sequence[np.ndarray]) -> Figures:
     return Figures(rates, round(float(np.mean(overlap)), 3), list(pictures))
 
 
+def _seen(studio: Studio, shots: Sequence[Shot]) -> Figures:
+    return judge([shot.plan for shot in shots], studio.render(shots))
+
+
 def held_out_plans(count: int, first: int = 0) -> list[Plan]:
     """Plans from the test stream, which training never saw."""
     return [plan_sample(first + i, split="test") for i in range(count)]
@@ -209,7 +222,7 @@ def measure_text(studio: Studio, count: int) -> tuple[Figures, Figures]:
     plans = held_out_plans(count)
     shots = [Shot(plan, words(plan), seed=i) for i, plan in enumerate(plans)]
     free = [replace(shot, control=False) for shot in shots]
-    return tuple(judge(some, studio.render(some)) for some in (shots, free))
+    return _seen(studio, shots), _seen(studio, free)
 
 
 def measure_reference(studio: Studio, role: str, count: int) -> tuple[Figures, Figures]:
@@ -224,30 +237,23 @@ def measure_reference(studio: Studio, role: str, count: int) -> tuple[Figures, F
         picture = reference_picture(role, other, Draws(41, i))
         shots.append(Shot(mixed, words(mixed, ROLE_HIDES[role]), i, {role: picture}))
     without = [replace(shot, references={}) for shot in shots]
-    return tuple(judge(some, studio.render(some)) for some in (shots, without))
+    return _seen(studio, shots), _seen(studio, without)
 
 
-def train_lora(studio: Studio, character: Character, steps: int = 0, **settings: Any) -> str:
-    """Train on 12 pictures with the pack's node; the LoRA's name below models/loras."""
+def train_lora(studio: Studio, character: Character, **settings: Any) -> Path:
+    """Train on 12 pictures, as the film's workflow does; the file."""
     folder = studio.server.input_dir / "proof_character"
     write_dataset(folder, character)
+    film = json.loads(FILM.read_text(encoding="utf-8"))
+    node = next(n for n in film.values() if n["class_type"] == "TroupeTrainLora")
     graph = Graph(studio.server.client)
     data = graph.add("TroupeLoadDataset", folder=folder.name)
-    graph.add(
-        "TroupeTrainLora", dataset=[data, 0], checkpoint=studio.files.checkpoint.name,
-        preset="character", filename_prefix="proof/character",
-        **({"steps": steps} if steps else {}), **settings,
-    )  # fmt: skip
+    as_in_film = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
+    asked = {"filename_prefix": "proof/character", **settings}
+    train = graph.add("TroupeTrainLora", **(as_in_film | asked), dataset=[data, 0])
     outputs = studio.server.client.run(graph.nodes, timeout=1200)
-    item = next(
-        item for shown in outputs.values() for value in shown.values() for item in value
-        if isinstance(item, dict) and str(item.get("filename", "")).endswith(".safetensors")
-    )  # fmt: skip
-    name = "proof_character.safetensors"
-    loras = studio.server.models_dir / "loras"
-    loras.mkdir(exist_ok=True)
-    (loras / name).write_bytes(studio.server.client.view(**item))
-    return name
+    (file,) = outputs[train]["files"]
+    return studio.server.output_dir / "loras" / "proof" / file["filename"]
 
 
 def measure_lora(studio: Studio, character: Character, lora: str, count: int) -> dict[str, Figures]:
@@ -262,7 +268,7 @@ def measure_lora(studio: Studio, character: Character, lora: str, count: int) ->
         shots["with"].append(Shot(ours, words(ours, hidden, TRIGGER), i, lora=lora))
         shots["without"].append(Shot(ours, words(ours, hidden), i, lora=lora))
         shots["others"].append(Shot(plan, words(plan), i, lora=lora))
-    return {name: judge(some, studio.render(some)) for name, some in shots.items()}
+    return {name: _seen(studio, some) for name, some in shots.items()}
 
 
 def contact_sheet(path: Path, figures: Sequence[Figures], columns: int = 12) -> None:
@@ -271,8 +277,15 @@ def contact_sheet(path: Path, figures: Sequence[Figures], columns: int = 12) -> 
     save(path, np.concatenate(rows))
 
 
-def measure(studio: Studio, output: Path, count: int, train_steps: int = 0) -> dict[str, Any]:
-    """All figures, by name; contact sheets go into `output`."""
+def measure(
+    studio: Studio, output: Path, count: int, character: Character, lora: str
+) -> dict[str, Any]:
+    """All figures, by name; contact sheets go into `output`.
+
+    Args:
+        count: pictures for each figure.
+        lora: file below models/loras, trained on pictures of `character`.
+    """
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     posed, free = measure_text(studio, count)
@@ -282,8 +295,6 @@ def measure(studio: Studio, output: Path, count: int, train_steps: int = 0) -> d
         given, without = measure_reference(studio, role, count)
         found[role] = {"with": given.rates, "without": without.rates}
         contact_sheet(output / f"{role}.png", (given, without))
-    character = held_out_character()
-    lora = train_lora(studio, character, train_steps)
     results = measure_lora(studio, character, lora, count)
     found["lora"] = {name: figures.rates for name, figures in results.items()}
     contact_sheet(output / "lora.png", list(results.values()))
@@ -306,7 +317,9 @@ def main() -> None:
 
         build_trained(base / "models")
     with ComfyServer(base, cpu=True) as server:
-        found = measure(Studio(server), options.output, options.count)
+        studio, character = Studio(server), held_out_character()
+        lora = studio.add_lora(train_lora(studio, character))
+        found = measure(studio, options.output, options.count, character, lora)
     print(json.dumps(found, indent=1))
 
 

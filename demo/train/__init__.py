@@ -7,10 +7,9 @@ Stages, in order; each is `python -m demo.train.<stage> --minutes M`, run again 
 3. `latents`     encodes a fixed set of training pictures once, for all later stages
 4. `unet`        the diffusion model, and the openpose ControlNet beside it
 5. `vision`      the vision encoder further (needs stage 2 only)
-6. `decoder`     the autoencoder's decoder further (needs stage 1 only)
-7. `ip_adapter`  IP-Adapter Plus on the frozen UNet and vision encoder
-8. `evaluate`    samples, reads the pictures, prints what came true
-9. `export`      writes the models in the formats of the real files
+6. `ip_adapter`  IP-Adapter Plus on the frozen UNet and vision encoder
+7. `evaluate`    samples, reads the pictures, prints what came true
+8. `export`      writes the models in the formats of the real files
 
 `loop` runs a stage, `runs` keeps its files, `tokens` turns captions into token ids. Every step
 depends on (seed, step) alone, so an interrupted run ends like an uninterrupted one.

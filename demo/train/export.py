@@ -32,7 +32,6 @@ PARTS = (
     ("clip", "text_g", "text_g"),
     ("clip", "vision", "vision"),
     ("vision", "vision", "vision"),
-    ("decoder", "decoder", "vae.decoder"),
     ("unet", "unet", "unet"),
     ("unet", "controlnet", "controlnet"),
     ("ip_adapter", "adapter", "adapter"),

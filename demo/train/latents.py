@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from ..world import Draws, Plan, draw_sample, plan_sample
 from .config import SIZE_PX
 from .loop import arguments
-from .narrow import FINE_DECODER, NarrowVae
+from .narrow import NarrowVae
 from .runs import Run, TrainingError, load_weights
 
 PER_FILE = 2048
@@ -30,12 +30,9 @@ def file_size(index: int) -> tuple[int, int]:
 
 
 def load_vae(device: torch.device):
-    """The finished autoencoder, frozen; with the decoder of stage `decoder` if that has run."""
+    """The finished autoencoder, frozen."""
     vae = NarrowVae()
     vae.load_state_dict(load_weights("vae", "vae"))
-    if Run("decoder").weights_file.is_file():
-        vae.decoder = NarrowVae(FINE_DECODER).decoder
-        vae.decoder.load_state_dict(load_weights("decoder", "decoder"))
     return vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 

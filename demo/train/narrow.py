@@ -12,7 +12,6 @@ from torch import nn
 
 # Coarse to fine is 1/8, 1/4, 1/2 and full resolution; TAESD has (3, 3, 3, 1) blocks of 64.
 DECODER = ((64, 3), (64, 3), (32, 2), (24, 1))
-FINE_DECODER = ((64, 3), (64, 3), (48, 2), (32, 1))
 ENCODER = ((16, 1), (32, 2), (64, 2), (64, 3))
 TAESD_BLOCKS = 3
 LATENTS = 4
@@ -22,10 +21,10 @@ LATENT_GAIN = 3.0  # colours of 0..1 start as latents of -1.5..1.5
 class NarrowVae(nn.Module):
     """Encoder and decoder; pictures are -1..1 and latents -3..3, as diffusers has them."""
 
-    def __init__(self, decoder=DECODER):
+    def __init__(self):
         super().__init__()
         self.encoder = _encoder()
-        self.decoder = _decoder(decoder)
+        self.decoder = _decoder()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) -> (B, 4, H / 8, W / 8)."""
@@ -34,28 +33,6 @@ class NarrowVae(nn.Module):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, 4, h, w) -> (B, 3, 8 h, 8 w)."""
         return self.decoder(torch.tanh(latents / 3) * 3) * 2 - 1
-
-
-@torch.no_grad()
-def grow(small: nn.Module, large: nn.Module) -> None:
-    """Make `large`, which differs in width only, compute what `small` does.
-
-    New channels listen to what there was and are not listened to yet, so they learn from the first
-    step on without disturbing anything.
-    """
-    old = small.state_dict()
-    for name, parameter in large.named_parameters():
-        value = old[name]
-        if parameter.ndim == 1:
-            parameter.zero_()
-            parameter[: len(value)] = value
-            continue
-        outputs, inputs = value.shape[:2]
-        nn.init.kaiming_normal_(parameter, nonlinearity="relu")
-        if name.endswith(".conv.4.weight"):
-            parameter[outputs:] = 0  # residual branches of new channels start silent
-        parameter[:, inputs:] = 0
-        parameter[:outputs, :inputs] = value
 
 
 def widen(narrow: dict[str, torch.Tensor], full: nn.Module) -> dict[str, torch.Tensor]:
@@ -155,15 +132,15 @@ def _encoder() -> nn.Sequential:
     return nn.Sequential(*layers, _conv(before, LATENTS))
 
 
-def _decoder(levels) -> nn.Sequential:
-    before = levels[0][0]
+def _decoder() -> nn.Sequential:
+    before = DECODER[0][0]
     layers: list[nn.Module] = [_conv(LATENTS, before), nn.ReLU()]
-    for number, (width, blocks) in enumerate(levels):
+    for number, (width, blocks) in enumerate(DECODER):
         layers += _blocks(width, blocks)
-        last = number == len(levels) - 1
+        last = number == len(DECODER) - 1
         if last:
             layers.append(_conv(width, 3))
         else:
-            after = levels[number + 1][0]
+            after = DECODER[number + 1][0]
             layers += [nn.Upsample(scale_factor=2), _conv(width, after, bias=False)]
     return nn.Sequential(*layers)

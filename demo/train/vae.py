@@ -16,7 +16,7 @@ from .config import SIZE_PX
 from .loop import Plan, arguments, run_stage
 from .narrow import NarrowVae, start
 
-PLAN = Plan(steps=9_000, learning_rate=6e-4, warmup=50, average=0.998, muon=True)
+PLAN = Plan(steps=24_000, learning_rate=6e-4, warmup=50, average=0.998, muon=True)
 CROP_PX = 64
 HEAD_WEIGHT = 4.0  # faces are small, and what people look at
 DISTURB = 0.08  # deviation of the noise on latents of deviation 1
@@ -26,7 +26,7 @@ class VaeStage:
     name = "vae"
 
     def __init__(self, args, device: torch.device):
-        self.size = args.batch or 8
+        self.size = args.batch or 16
         self.seed = args.seed
         vae = NarrowVae()
         start(vae)

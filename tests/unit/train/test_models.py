@@ -20,7 +20,7 @@ from demo.train.ip_adapter import (
     transformer_indices,
 )
 from demo.train.loop import arguments
-from demo.train.narrow import FINE_DECODER, NarrowVae, grow, start, widen
+from demo.train.narrow import NarrowVae, start, widen
 from demo.train.runs import Run
 from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
 from demo.world import plan_sample
@@ -181,18 +181,6 @@ def test_a_narrow_autoencoder_is_a_taesd_with_zeros():
         assert torch.allclose(narrow.decode(latents), full.decode(latents).sample, atol=1e-5)
 
 
-def test_a_decoder_grows_without_changing():
-    torch.manual_seed(7)
-    small, large = NarrowVae(), NarrowVae(FINE_DECODER)
-    grow(small.decoder, large.decoder)
-    latents = torch.randn(2, 4, 8, 6)
-    with torch.no_grad():
-        assert torch.allclose(small.decode(latents), large.decode(latents), atol=1e-5)
-    large.decode(latents).mean().backward()
-    reader = large.decoder[-1].weight.grad[:, small.decoder[-1].weight.shape[1] :]
-    assert float(reader.abs().max()) > 0, "new channels learn at once"
-
-
 def test_a_narrow_controlnet_is_a_controlnet_with_zeros():
     torch.manual_seed(6)
     narrow = build_narrow(CONFIG).eval()
@@ -235,7 +223,6 @@ def _random_stages():
     net = modules.build_unet(CONFIG)
     stages = {
         "vae": {"vae": NarrowVae()},
-        "decoder": {"decoder": NarrowVae(FINE_DECODER).decoder},
         "clip": dict(clip.items()),
         "unet": {"unet": net, "controlnet": build_narrow(CONFIG)},
         "ip_adapter": {"adapter": References(net)},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .embedding import NewWord
 from .errors import JobError
 from .fused import fuse, simplify
 from .kinds import FROZEN, KINDS, AdapterKind
@@ -39,6 +40,7 @@ class Adapter:
         plans: the adapted layers, in the models' order.
         names: their names: diffusers names, with a prefix for text encoders'.
         kind: what the layers hold.
+        word: a new word that is learnt with them.
         rank, alpha: of layers without a rank of their own.
     """
 
@@ -55,6 +57,7 @@ class Adapter:
         self.plans = list(plans)
         self.names = [p.key for p in plans]
         self.kind = kind
+        self.word: NewWord | None = None
         self.rank = rank
         self.alpha = alpha
 
@@ -90,11 +93,13 @@ class Adapter:
             if name not in FROZEN:
                 factor = plan.rate * (up_factor if name == "up" else 1.0)
                 groups.setdefault(factor, []).append(tensor)
-        return [{"params": p, "factor": factor} for factor, p in groups.items()]
+        made = [{"params": p, "factor": factor} for factor, p in groups.items()]
+        return made + ([self.word.group()] if self.word else [])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """`<layer>.<short name of the tensor>`, detached but not copied."""
-        return {f"{p.key}.{name}": tensor.detach() for p, name, tensor in self._tensors()}
+        """`<layer>.<short name of the tensor>`, detached but not copied; a new word's vectors."""
+        out = {f"{p.key}.{name}": tensor.detach() for p, name, tensor in self._tensors()}
+        return out | (self.word.state() if self.word else {})
 
     @torch.no_grad()
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -105,11 +110,15 @@ class Adapter:
     def enable(self, enabled: bool) -> None:
         """Switch the adapter's effect on or off without touching its weights."""
         for plan in self.plans:
+        for name, tensor in (self.word.state() if self.word else {}).items():
+            tensor.copy_(state[name])
             self.layer(plan).enable_adapters(enabled)
 
     def train(self, mode: bool = True) -> None:
         """Put every adapted model into training mode (dropout works) or out of it."""
         for model in self.models.values():
+        if self.word:
+            self.word.enable(enabled)
             model.train(mode)
 
 
@@ -154,3 +163,4 @@ def add_adapter(
     if job.adapter.start_from:
         start_from(adapter, job.adapter.start_from)
     return adapter
+    adapter.word = NewWord.of(text_encoders, job)

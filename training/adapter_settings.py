@@ -1,8 +1,9 @@
 """The sections of a job about what is trained: the adapter, its layers, the text encoders."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .fields import Section, outside, setting
 from .kinds import KINDS
@@ -98,3 +99,62 @@ class TextEncoderSettings(Section):
     def trained(self) -> bool:
         """Whether one of them learns."""
         return bool(self.learning_rate_1 or self.learning_rate_2)
+
+
+class EmbeddingSettings(Section):
+    """A new word, learnt together with the LoRA: vectors that prompts use as `embedding:NAME`."""
+
+    vectors: int = setting(
+        0,
+        "How many vectors stand for the word; 0 = no word is learnt. 1 to 4 are usual: each takes "
+        "the place of a token in every prompt.",
+        ge=0,
+        le=64,
+    )
+    word: Annotated[str, Field(max_length=100)] = setting(
+        "", "The word in the captions that the vectors replace; empty: the dataset's trigger."
+    )
+    init: Annotated[str, Field(max_length=1000)] = setting(
+        "",
+        "What the vectors start as, such as 'woman' or 'red coat': no more tokens than vectors; "
+        "empty: noise.",
+    )
+    learning_rate: float = setting(
+        3e-4, "Learning rate of the vectors; the schedule is that of the LoRA.", gt=0, le=1
+    )
+    until: float = setting(
+        0.5,
+        "Share of the steps in which the vectors learn; then they rest and the LoRA goes on with "
+        "them.",
+        gt=0,
+        le=1,
+    )
+    keep_norm: float = setting(
+        0.1,
+        "How strongly the vectors are drawn to the mean length of the model's own: 0 = not at "
+        "all, 1 = they have it always. Schedule-free optimizers do without.",
+        ge=0,
+        le=1,
+    )
+    name: Annotated[str, Field(max_length=100)] = outside(
+        "", "Name of the embedding's file, for `embedding:NAME`; empty: that of the LoRA."
+    )
+    bundle: bool = outside(
+        False,
+        "Put the vectors into the LoRA file as well, as OneTrainer does and Forge reads them; "
+        "ComfyUI reads them from their own file only and complains of these keys.",
+    )
+
+    @field_validator("word")
+    @classmethod
+    def _a_word(cls, value: str) -> str:
+        if any(c in "{}|,\n\r" for c in value):
+            raise ValueError("should be one word or name, without commas, braces and lines")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w+@-]*", value):
+            raise ValueError("should hold letters, digits, _ and - only: it becomes a file's name")
+        return value

@@ -25,7 +25,8 @@ from .objective import Batch
 from .plan import Plan
 from .prune import mark_used, prune
 from .tensorfile import DamagedFile, read_tensors, write_tensors
-from .text import TextEncoding, stack_contexts, tokenizer_digest
+from .text import TextEncoding, stack_contexts
+from .tokens import Tokenizer, tokenizer_digest
 from .variants import CaptionVariants
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,16 @@ class Encoded:
         return tensors
 
     def text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(context (77 k, C), pooled (P,)) of one text, on the CPU if it is cached."""
-        if self.live is not None:
-            return self.live.encode(text)
-        tensors = self._tensors(self._texts[text])
-        return tensors["context"], tensors["pooled"]
+        """(context (77 k, C), pooled (P,)) of one text, on the CPU where no text learns."""
+        if self.live is not None and self.live.reads(text):
+            pair = self.live.encode(text)
+        else:
+            tensors = self._tensors(self._texts[text])
+            pair = tensors["context"], tensors["pooled"]
+        if self.live is None:
+            return pair
+        context, pooled = (t.to(self._plan.device, self._plan.dtype) for t in pair)
+        return context, pooled  # both sorts can be in one batch
 
     def captions(
         self, indices: Sequence[int], position: int | None = None, first_slot: int = 0
@@ -187,7 +193,11 @@ def encode(plan: Plan, further_texts: Sequence[str], progress: Progress) -> Enco
     versions = _plan_versions(plan)
     _cache_latents(plan, versions, progress)
     warnings = _cache_masks(plan, versions)
-    text_files, lengths = _cache_texts(plan, texts, progress)
+    live = [t for t in texts if plan.placeholder and plan.placeholder.named_in(t)]
+    # prompts are also shown without what is learnt: there the word is what it always was
+    cached = [t for t in texts if t not in live or t in further_texts]
+    text_files, lengths = _cache_texts(plan, cached, progress)
+    lengths |= _live_lengths(plan, live)
     warnings += _too_long(plan, captions, lengths)
     files = {v.latents for several in versions for v in several}
     files |= {v.mask for several in versions for v in several if v.mask} | {*text_files.values()}
@@ -333,6 +343,14 @@ def _cache_texts(
         del encoder
         _release(plan.device)
     return files, lengths
+
+
+def _live_lengths(plan: Plan, texts: Sequence[str]) -> dict[str, int]:
+    """Tokens of texts that hold the new word, its vectors counted."""
+    if not texts:
+        return {}
+    tokenizer, limit = Tokenizer(plan.job.base.tokenizer), plan.job.captions.max_tokens
+    return {text: tokenizer.chunks(text, limit, plan.placeholder)[2] for text in texts}
 
 
 def _too_long(plan: Plan, captions: CaptionVariants, lengths: dict[str, int]) -> list[str]:

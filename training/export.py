@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from .checkpoint import Checkpoint
+from .embedding import PREFIX
+from .embedding_file import verify_bundled
 from .errors import CheckpointError, ExportError, FileError
 from .kinds import export_layer
 from .layout import text_config_from_keys
 from .lora_names import KOHYA, TEXT_ENCODERS, Names, text_names
-from .lorafile import change, file_tensors, kind_of, read_safetensors, split_key
+from .lorafile import BUNDLE, change, file_tensors, kind_of, read_safetensors, split_key
 from .metadata import with_hashes
 from .targets import UNET
 from .tensorfile import serialize, write_bytes
@@ -37,6 +39,8 @@ def adapter_layers(
     """layer name -> parts of a LoRA file, from `Adapter.state()`."""
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in state.items():
+        if key.startswith(PREFIX):  # of a new word, which is no layer
+            continue
         layer, _, name = key.rpartition(".")
         layers.setdefault(layer, {})[name] = tensor.detach().cpu().float()
     return {name: export_layer(name, tensors, settings) for name, tensors in layers.items()}
@@ -74,7 +78,8 @@ def write_lora(
     check = path.with_name(f"{path.stem}.unchecked{path.suffix}")
     try:
         write_bytes(check, data)
-        verify_lora(check, checkpoint, layers=len({k.partition(".")[0] for k in tensors}))
+        stems = {k.partition(".")[0] for k in tensors if not k.startswith(BUNDLE)}
+        verify_lora(check, checkpoint, layers=len(stems))
         check.replace(path)
     finally:
         check.unlink(missing_ok=True)
@@ -96,6 +101,9 @@ def verify_lora(path: Path, checkpoint: Checkpoint, layers: int | None = None) -
     stems = {names.stem(name, KOHYA): name for name in shapes}
     found: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
+        if key.startswith(BUNDLE):
+            verify_bundled(key, tensor)
+            continue
         stem, part = split_key(key)
         if stem not in stems or not part or key != f"{stem}.{part}":
             raise ExportError(

@@ -141,9 +141,11 @@ def _weights(path: Path | None):
 
 
 def _inspect(options: argparse.Namespace) -> list[str]:
-    from .inspection import inspect_file, report
+    from .inspection import embedding_facts, inspect_file, report
     from .lorafile import read_lora
 
+    if facts := embedding_facts(options.files):
+        return [json.dumps(facts, indent=1) if options.json else report(facts)]
     names = _names(options)
     facts = inspect_file(read_lora(options.files, names), names)
     return [json.dumps(facts, indent=1) if options.json else report(facts)]
@@ -156,7 +158,7 @@ def _convert(options: argparse.Namespace) -> list[str]:
     file = _read(options.files, names)
     require_sound(file)
     precision = options.precision or _precision_of(file)
-    return _write(options, names, file.layers, file.metadata, options.style, precision)
+    return _write(options, names, file.layers, file.metadata, options.style, precision, file.rest)
 
 
 def _merge(options: argparse.Namespace) -> list[str]:
@@ -178,7 +180,8 @@ def _merge(options: argparse.Namespace) -> list[str]:
         return [f"{options.output}: {len(changed)} tensors of {options.into.name} changed"]
     made = merge_files(files, factors, options.rank, _weights(options.base))
     metadata = {**files[0].metadata, "modelspec.merged_from": merged_from}
-    return _write_made(options, names, made, metadata)
+    bundled = {key: tensor for file in reversed(files) for key, tensor in file.rest.items()}
+    return _write_made(options, names, made, metadata, bundled)
 
 
 def _resize(options: argparse.Namespace) -> list[str]:
@@ -190,7 +193,7 @@ def _resize(options: argparse.Namespace) -> list[str]:
     file = _read(options.files, names)
     require_sound(file)
     made = resize(file, options.rank, options.energy, _weights(options.base))
-    return _write_made(options, names, made, file.metadata)
+    return _write_made(options, names, made, file.metadata, file.rest)
 
 
 def _extract(options: argparse.Namespace) -> list[str]:
@@ -229,7 +232,7 @@ def _read(path: Path, names: "Names") -> "LoraFile":
     from .lorafile import read_lora
 
     file = read_lora(path, names)
-    if file.rest:
+    if file.strange:
         key = file.strange[0]
         raise FileError(f"{path.name}: key {key!r} is no part of an adapter: inspect the file.")
     return file
@@ -255,7 +258,11 @@ def _precision_of(file: "LoraFile") -> str:
 
 
 def _write_made(
-    options: argparse.Namespace, names: "Names", made: "Made", metadata: Mapping[str, str]
+    options: argparse.Namespace,
+    names: "Names",
+    made: "Made",
+    metadata: Mapping[str, str],
+    bundled: "Parts | None" = None,
 ) -> list[str]:
     from .lorafile import rank_in
 
@@ -269,7 +276,8 @@ def _write_made(
         "troupe.kept": f"{made.kept:.6f}",
     }
     precision = options.precision or "fp16"
-    lines = _write(options, names, made.layers, {**metadata, **own}, "kohya", precision)
+    about = {**metadata, **own}
+    lines = _write(options, names, made.layers, about, "kohya", precision, bundled)
     if made.kept < 1:
         lines.append(f"every layer keeps at least {made.kept:.4f} of its squared change")
     return lines + made.remarks
@@ -282,15 +290,22 @@ def _write(
     metadata: Mapping[str, Any],
     style: str,
     precision: str,
+    bundled: "Parts | None" = None,
 ) -> list[str]:
     from .lorafile import file_tensors, read_lora, write_lora_file
     from .metadata import with_hashes
 
     tensors = file_tensors(layers, names, style, precision)
+    if style == "kohya":  # diffusers has no place for embeddings
+        tensors |= bundled or {}
     about = {**metadata, "format": "pt"} if style == "diffusers" else dict(metadata)
     write_lora_file(options.output, tensors, with_hashes(tensors, about))
     written = read_lora(options.output, names)
     if set(written.layers) != set(layers):
         raise FileError(f"Output {options.output.name!r} cannot be read back: try again.")
     size = options.output.stat().st_size / 2**20
-    return [f"{options.output}: {len(layers)} layers, {style}, {precision}, {size:.1f} MiB"]
+    lines = [f"{options.output}: {len(layers)} layers, {style}, {precision}, {size:.1f} MiB"]
+    if bundled:
+        kept = "kept" if style == "kohya" else "left out: diffusers loads it from a file of its own"
+        lines.append(f"the embedding inside is {kept}")
+    return lines

@@ -18,7 +18,7 @@ def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
     unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
     if plan.job.memory.base_weights != "full":
         round_weights(unet, plan.job.memory.base_weights)
-    live = LiveText(plan) if plan.job.text_encoders.trained else None
+    live = LiveText(plan) if plan.job.reads_live else None
     adapter = add_adapter(unet, plan.job, live.models if live else ())
     data.live = live
     loop = Loop(plan, adapter, data)

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from .embedding_file import bundles_in, describe, is_embedding, say
 from .lora_names import Names, model_of
-from .lorafile import BINDING, LoraFile, kind_of, rank_in
+from .lorafile import BINDING, LoraFile, kind_of, rank_in, read_safetensors
 from .tensorfile import data_digest
 
 LONG = 200  # letters of a metadata value that are shown
@@ -40,9 +42,31 @@ def inspect_file(file: LoraFile, names: Names) -> dict[str, Any]:
         "ranks": {str(k): n for k, n in sorted(ranks.items(), key=str) if k is not None},
         "alphas": {str(k): n for k, n in sorted(alphas.items(), key=str)},
         "types": dict(types),
+        "embeddings": [describe(name, t) for name, t in bundles_in(file.rest).items()],
         "parameters": sum(t.numel() for p in file.layers.values() for t in p.values()),
         "metadata": dict(sorted(file.metadata.items())),
         "problems": problems(file, data_digest(data)),
+    }
+
+
+def embedding_facts(path: Path) -> dict[str, Any] | None:
+    """The same about a file that holds an embedding and nothing else, else None.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    tensors, metadata = read_safetensors(path)
+    if not is_embedding(tensors):
+        return None
+    data = Path(path).read_bytes()
+    facts = describe(Path(path).stem, tensors)
+    return {
+        "file": Path(path).name,
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "embeddings": [facts],
+        "metadata": dict(sorted(metadata.items())),
+        "problems": [] if facts["sound"] else ["its numbers are not finite: train it again"],
     }
 
 
@@ -108,6 +132,10 @@ def problems(file: LoraFile, digest: str) -> list[str]:
 
 def report(facts: dict[str, Any]) -> str:
     """The same for people."""
+    if "layers" not in facts:
+        lines = [f"{facts['file']}: an embedding of {facts['bytes']:,} bytes"]
+        lines.append(f"to use it: embedding:{facts['embeddings'][0]['name']} in a prompt")
+        return "\n".join(lines + _common(facts))
     lines = [
         f"{facts['file']}: {facts['bytes'] / 2**20:.1f} MiB, {facts['parameters']:,} numbers",
         f"kind: {_counted(facts['kinds'])}; names: {_counted(facts['naming'])}",
@@ -115,12 +143,16 @@ def report(facts: dict[str, Any]) -> str:
         f"targets: {', '.join(facts['targets']) or 'unknown'}",
         f"ranks: {_counted(facts['ranks']) or 'none'}",
         f"alphas: {_counted(facts['alphas'])}; types: {_counted(facts['types'])}",
-        f"sha256: {facts['sha256']}",
         f"content: {facts['content_sha256']}",
     ]
+    return "\n".join(lines + _common(facts))
+
+
+def _common(facts: dict[str, Any]) -> list[str]:
+    lines = [say(about) for about in facts["embeddings"]] + [f"sha256: {facts['sha256']}"]
     lines += [f"  {key} = {_short(value)}" for key, value in facts["metadata"].items()]
     lines += [f"PROBLEM: {line}" for line in facts["problems"]] or ["no problems found"]
-    return "\n".join(lines)
+    return lines
 
 
 def _counted(counts: dict[str, int]) -> str:

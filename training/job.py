@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from .adapter_settings import AdapterSettings, TextEncoderSettings
+from .adapter_settings import AdapterSettings, EmbeddingSettings, TextEncoderSettings
 from .buckets import CROPS, STEPS, SUBJECT
 from .data_settings import (
     AugmentSettings,
@@ -230,6 +230,7 @@ class TrainingJob(_Section):
     batch: BatchSettings = Field(default_factory=BatchSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     samples: SampleSettings = Field(default_factory=SampleSettings)
     saving: SavingSettings = Field(default_factory=SavingSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
@@ -240,3 +241,8 @@ class TrainingJob(_Section):
     def alpha(self) -> float:
         """The adapter's alpha with the default filled in."""
         return float(self.adapter.rank if self.adapter.alpha is None else self.adapter.alpha)
+    @property
+    def reads_live(self) -> bool:
+        """Whether captions are encoded in every step, because something in it learns."""
+        return self.text_encoders.trained or bool(self.embedding.vectors)
+

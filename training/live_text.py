@@ -1,9 +1,16 @@
-"""Text encoders that stay in memory because they are trained: texts are encoded in every step."""
+"""Text encoders that stay in memory because something in them learns: texts are encoded anew."""
 
 import torch
 
+from .embedding import add_rows
+from .optimize import OPTIMIZERS
 from .plan import Plan
 from .text import TextEncoding
+from .tokens import Placeholder
+
+KEPT = 1000  # texts, of 0.6 MB each
+
+Encoding = tuple[torch.Tensor, torch.Tensor]
 
 
 class LiveText:
@@ -13,10 +20,17 @@ class LiveText:
     """
 
     def __init__(self, plan: Plan):
-        self._encoding = TextEncoding(
-            plan.checkpoint, plan.job.base.tokenizer, plan.dtype, plan.device
-        )
-        self._limit = plan.job.captions.max_tokens
+        job = plan.job
+        self._encoding = TextEncoding(plan.checkpoint, job.base.tokenizer, plan.dtype, plan.device)
+        self._limit = job.captions.max_tokens
+        self._all = job.text_encoders.trained
+        self._placeholder = plan.placeholder
+        self._rows = []
+        if plan.placeholder:
+            self._rows = add_rows(self.models, job, self._encoding.tokenizer)
+        # such an optimizer changes weights behind their counters
+        self._may_keep = not (self._all or OPTIMIZERS[job.optimizer.kind].averages)
+        self._kept: dict[str, tuple[list[int], Encoding]] = {}
         if plan.checkpointing:
             for model in self.models:
                 enable = getattr(model, "activation_checkpointing_enable", None)
@@ -27,8 +41,29 @@ class LiveText:
         """CLIP-L and bigG."""
         return self._encoding.models
 
-    def encode(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """(context (77 k, C), pooled (P,)) on the training device."""
-        ids_l, ids_g, _ = self._encoding.chunks(text, self._limit)
+    def reads(self, text: str) -> bool:
+        """Whether a text now becomes something else than what is cached."""
+        word = self._word()
+        return self._all or (word is not None and word.named_in(text))
+
+    def _word(self) -> Placeholder | None:
+        return self._placeholder if all(m.enabled for m in self._rows) else None
+
+    def encode(self, text: str) -> Encoding:
+        """(context (77 k, C), pooled (P,)); kept in main memory once the new word rests."""
+        if not self._may_keep or any(m.rows.requires_grad for m in self._rows):
+            return self._encode(text)
+        written = [m.rows._version for m in self._rows]  # a running mean comes and goes
+        kept = self._kept.get(text)
+        if kept is None or kept[0] != written:
+            with torch.no_grad():
+                context, pooled = self._encode(text)
+            kept = written, (context.cpu(), pooled.cpu())
+            if text in self._kept or len(self._kept) < KEPT:
+                self._kept[text] = kept
+        return kept[1]
+
+    def _encode(self, text: str) -> Encoding:
+        ids_l, ids_g, _ = self._encoding.chunks(text, self._limit, self._word())
         context, pooled = self._encoding.encode_ids(ids_l, ids_g)
         return context.flatten(0, 1), pooled[0]

@@ -89,6 +89,8 @@ class Loop:
         job = self._plan.job
         mine = () if self._team.leads else (self._team.rank,)
         torch.manual_seed(derive_seed(job.seed, "dropout", number, *mine))
+        if self._adapter.word:
+            self._adapter.word.learn(number)
         total, seen = torch.zeros((), device=self._plan.device), []
         for part in range(job.batch.accumulation):
             position = number * job.batch.accumulation + part
@@ -99,6 +101,8 @@ class Loop:
             if loss.requires_grad:  # not where there are more processes than pictures
                 loss.backward()
             total += loss.detach()
+        if self._adapter.word:
+            self._adapter.word.complete_gradients()
         total = self._team.add_gradients(self.updater.parameters, total)
         norm = self.updater.clip()
         measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])

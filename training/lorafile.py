@@ -18,6 +18,7 @@ from .lora_names import DIFFUSERS, KOHYA, Names, model_of
 from .masters import rotation
 from .tensorfile import serialize, write_bytes
 
+BUNDLE = "bundle_emb."  # begins the keys of embeddings inside a LoRA file
 BINDING = ("ss_base_model_version", "modelspec.architecture")  # say what a file is for
 TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
@@ -74,8 +75,8 @@ class LoraFile:
 
     @property
     def strange(self) -> list[str]:
-        """Keys that are no part of an adapter."""
-        return sorted(self.rest)
+        """Keys that are no part of an adapter, nor of an embedding bundled with it."""
+        return sorted(k for k in self.rest if not k.startswith(BUNDLE))
 
 
 def read_safetensors(path: Path) -> tuple[Parts, dict[str, str]]:

@@ -119,7 +119,7 @@ def needs_of(
     """
     element = WEIGHT_BYTES[precision]
     weights = sum(_numel(s) * _stored_bytes(job, s, element) for s in shapes.values())
-    if job.text_encoders.trained:
+    if job.reads_live:
         weights += TEXT_BYTES * element
     adapter = job.adapter
     rows = sum(sum(s[:2]) for name, s in shapes.items() if _is_adapted(name, s, adapter.targets))

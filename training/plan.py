@@ -12,6 +12,7 @@ from .augment import RANDOM_CROP
 from .buckets import Placement, plan_buckets
 from .checkpoint import Checkpoint, open_checkpoint
 from .dataset import open_dataset
+from .embedding import find_placeholder
 from .errors import CheckpointError, DatasetError, JobError
 from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
@@ -22,7 +23,7 @@ from .records import Dataset, DatasetItem
 from .sampler import BatchSampler
 from .settings import identity_digest
 from .start_from import start_digest
-from .text import tokenizer_digest
+from .tokens import Placeholder, tokenizer_digest
 from .validation import split
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -40,6 +41,7 @@ class Plan:
         prediction: "epsilon" or "v_prediction".
         zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
+        placeholder: the new word that is learnt, if any.
         held_out: pictures that are not trained on but measured, see `validation`.
         memory: what it will need, and what is computed twice to make it fit.
         team: the processes that train together; a batch is `batch.size` pictures for each.
@@ -61,6 +63,7 @@ class Plan:
     memory: MemoryPlan = NO_PLAN
     team: Team = Team()
     held_out: tuple[Placement, ...] = ()
+    placeholder: Placeholder | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,6 +137,7 @@ def make_plan(job: TrainingJob) -> Plan:
     prediction = job.objective.prediction
     prediction = checkpoint.prediction_type if prediction == "auto" else prediction
     terminal = _zero_terminal_snr(job, checkpoint, prediction)
+    placeholder = find_placeholder(job, dataset)
     decided = {
         "buckets.resolution": resolution,
         "memory.precision": precision,
@@ -141,6 +145,8 @@ def make_plan(job: TrainingJob) -> Plan:
         "objective.zero_terminal_snr": terminal,
         "batch.size": job.batch.size * team.size,
     }
+    if placeholder:
+        decided["embedding.word"] = placeholder.word.lower()
     digest = identity_digest(
         job,
         decided,
@@ -168,6 +174,7 @@ def make_plan(job: TrainingJob) -> Plan:
         memory=memory,
         team=team,
         held_out=tuple(_place(held_out, job, resolution)),
+        placeholder=placeholder,
     )
 
 

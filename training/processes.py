@@ -61,10 +61,12 @@ class Team:
     ) -> torch.Tensor:
         """Sum gradients over all processes, in place; returns the summed loss.
 
-        One exchange for all of them, in float32; a parameter without gradient counts as zero.
+        One exchange for all of them, in float32; a parameter without gradient counts as zero,
+        except one that learns in no process.
         """
         if self.size == 1:
             return loss
+        parameters = [p for p in parameters if p.requires_grad]
         parts = [loss.detach().float().reshape(1)]
         for p in parameters:
             parts.append((torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1))

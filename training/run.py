@@ -17,6 +17,7 @@ from .adapter import Adapter
 from .board import Board
 from .cache import Encoded, encode
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
+from .embedding_file import EMBEDDING_FILE, bundled, write_embedding
 from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
@@ -291,7 +292,7 @@ class _Run:
         step, weights = self._final()
         if job.validation.use_best and not self.judge.best():
             self.events.warn("No validation loss was measured, so the last weights are written.")
-        tensors = lora_tensors(weights, job, plan.checkpoint)
+        tensors = lora_tensors(weights, job, plan.checkpoint) | bundled(weights, plan)
         metadata = file_metadata(
             plan,
             started=state.started,
@@ -302,9 +303,15 @@ class _Run:
             validation_loss=dict(state.scores).get(step),
             sample=self._newest_sample() if job.saving.thumbnail else None,
         )
-        lora = plan.run_dir / LORA_FILE
+        lora, embedding = plan.run_dir / LORA_FILE, plan.run_dir / EMBEDDING_FILE
+        if plan.placeholder:
+            write_embedding(embedding, weights, plan, metadata)
         write_lora(lora, tensors, metadata, plan.checkpoint)
         lora, extra = self._deliver(lora), {}
+        if plan.placeholder:
+            beside = job.embedding.name or f"{Path(job.saving.output).stem}_embedding"
+            extra["embedding"] = self._deliver(embedding, beside)
+            extra["word"] = plan.placeholder.word
         if job.saving.diffusers:
             extra["diffusers"] = plan.run_dir / DIFFUSERS_FILE
             write_diffusers(extra["diffusers"], weights, plan, metadata)
@@ -336,13 +343,17 @@ class _Run:
         samples = [s.path for s in planned(self.plan, self._final()[0]) if s.path.exists()]
         return samples[0] if samples else None
 
-    def _deliver(self, lora: Path) -> Path:
+    def _deliver(self, file: Path, beside: str = "") -> Path:
+        """Copy a file to where the user wants the LoRA, or beside it under another stem."""
         if not self.job.saving.output:
-            return lora
+            return file
         target = Path(self.job.saving.output)
+        if beside:
+            beside += "_embedding" if beside == target.stem else ""
+            target = target.with_name(f"{beside}.safetensors")
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
-        shutil.copyfile(lora, part)
+        shutil.copyfile(file, part)
         part.replace(target)
         return target
 

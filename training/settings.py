@@ -280,8 +280,9 @@ def identity_digest(job: TrainingJob, decided: Mapping[str, Any], **content: str
     """
     values = {}
     dumped = job.model_dump(mode="json")
+    left_out = ("dataset.",) if job.embedding.vectors else ("dataset.", "embedding.")
     for item in all_settings():
-        if item.identity and not item.path.startswith("dataset."):
+        if item.identity and not item.path.startswith(left_out):
             value: Any = dumped
             for name in item.path.split("."):
                 value = value[name]

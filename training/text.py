@@ -1,40 +1,13 @@
 """Captions to what the UNet reads: SDXL's two text encoders and their tokenizer."""
 
-import hashlib
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from .checkpoint import Checkpoint, load_text_encoders
-from .errors import CheckpointError, JobError
-
-MAX_TOKENS = 77  # what a text encoder reads at once, start and end included
-CHUNK = MAX_TOKENS - 2
-# CLIP-L was trained with the end token as padding, OpenCLIP bigG with zeros.
-PADDING = (49407, 0)
-START, END = 49406, 49407
-TOKENIZER_FILES = ("vocab.json", "merges.txt")
-
-
-def tokenizer_digest(folder: str) -> str:
-    """sha256 of the tokenizer's files.
-
-    Raises:
-        JobError: the folder or one of its files is missing.
-    """
-    digest = hashlib.sha256()
-    for name in TOKENIZER_FILES:
-        path = Path(folder) / name
-        if not folder or not os.path.isfile(path):
-            raise JobError(
-                f"Setting 'base.tokenizer': {name} is not in {folder!r}; give the folder "
-                "comfy/sd1_tokenizer of a ComfyUI."
-            )
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+from .errors import CheckpointError
+from .tokens import CHUNK, Placeholder, Tokenizer
 
 
 class TextEncoding:
@@ -47,10 +20,7 @@ class TextEncoding:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        from transformers import CLIPTokenizer
-
-        tokenizer_digest(tokenizer_dir)
-        self._tokenizer = CLIPTokenizer.from_pretrained(tokenizer_dir, local_files_only=True)
+        self.tokenizer = Tokenizer(tokenizer_dir)
         self._models = load_text_encoders(checkpoint, dtype, device)
         self._device = device
         width = self._models[1].config.projection_dim
@@ -71,20 +41,11 @@ class TextEncoding:
         ids = [torch.cat([part[side] for part in parts]) for side in (0, 1)]
         return ids[0], ids[1], [part[2] > CHUNK for part in parts]
 
-    def chunks(self, caption: str, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """(ids for CLIP-L, ids for bigG, length of the caption), ids (k, 77), length in tokens.
-
-        As ComfyUI reads a text: 75 tokens at a time, each part between a start and an end token,
-        the last one padded. What lies beyond `max_tokens` is left out.
-        """
-        row = self._tokenizer([caption], truncation=False, verbose=False).input_ids[0][1:-1]
-        read = row[:max_tokens]
-        parts = [read[i : i + CHUNK] for i in range(0, len(read), CHUNK)] or [[]]
-        padded = [
-            torch.tensor([[START, *p, END] + [pad] * (CHUNK - len(p)) for p in parts])
-            for pad in PADDING
-        ]
-        return padded[0], padded[1], len(row)
+    def chunks(
+        self, caption: str, max_tokens: int, placeholder: Placeholder | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """See `Tokenizer.chunks`."""
+        return self.tokenizer.chunks(caption, max_tokens, placeholder)
 
     def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(context, pooled): (B, 77, C) penultimate states side by side, and (B, P)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .embedding import draw_to_norm
 from .errors import StateError
 from .optimize import OPTIMIZERS, base_rate, make_optimizer
 from .optimizer_state import UpdateState, load_groups, load_memory, save_groups, save_memory
@@ -23,7 +24,8 @@ class Updater:
     """Moves the weights of an adapter.
 
     Args:
-        groups: `Adapter.groups()`: "params" and the "factor" of their learning rate.
+        groups: `Adapter.groups()`: "params", the "factor" of their learning rate, and the "norms"
+            that their rows are drawn to.
 
     Raises:
         JobError: see `make_optimizer`.
@@ -39,7 +41,14 @@ class Updater:
                 p.data = p.data.to(WEIGHT_TYPES[job.optimizer.weights])
             self._full = _Full(self.parameters)
             groups = [{**g, "params": self._full.of(g["params"])} for g in groups]
-        self.optimizer = make_optimizer([dict(g) for g in groups], job.optimizer)
+        plain = [{k: v for k, v in g.items() if k != "norms"} for g in groups]
+        self.optimizer = make_optimizer(plain, job.optimizer)
+        self._pull = job.embedding.keep_norm
+        self._norms = [
+            x for g in groups for x in zip(g.get("norms", ()), g["params"], strict=False)
+        ]
+        if OPTIMIZERS[job.optimizer.kind].averages:  # its two sets of weights must fit together
+            self._norms = []
         self._train_mode = getattr(self.optimizer, "train", None)
         self._eval_mode = getattr(self.optimizer, "eval", None)
         if self._train_mode:
@@ -85,6 +94,9 @@ class Updater:
         if self._full:
             self._full.take_weights()
         self.optimizer.step()
+        for norm, rows in self._norms:
+            if rows.grad is not None:
+                draw_to_norm(rows, norm, self._pull)
         if self._full:
             self._full.give_weights(derive_seed(self._seed, "rounding", number))
         self._follow()

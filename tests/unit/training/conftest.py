@@ -172,7 +172,7 @@ def make_loop(job_values):
         plan = make_plan(parse_job(merge(job_values, changes or {})))
         data = encode(plan, needed_texts(plan), lambda *_: None)
         unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
-        data.live = LiveText(plan) if plan.job.text_encoders.trained else None
+        data.live = LiveText(plan) if plan.job.reads_live else None
         adapter = add_adapter(unet, plan.job, data.live.models if data.live else ())
         return plan, adapter, data, Loop(plan, adapter, data)
 

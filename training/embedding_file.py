@@ -1,0 +1,130 @@
+"""The file of a new word, as ComfyUI reads it for `embedding:NAME` in a prompt.
+
+Two tensors: `clip_l` (N, 768) and `clip_g` (N, 1280) of SDXL's text encoders. Bundled into a LoRA
+file they are called `bundle_emb.NAME.clip_l`, in the words of OneTrainer and of the web UIs.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .embedding import KEYS, vectors_of
+from .errors import ExportError, FileError
+from .lorafile import BUNDLE, read_safetensors
+from .tensorfile import serialize, write_bytes
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+EMBEDDING_FILE = "embedding.safetensors"
+ARCHITECTURE = "stable-diffusion-xl-v1-base/textual-inversion"
+
+
+def embedding_name(plan: "Plan") -> str:
+    """What the embedding is called where nobody says otherwise."""
+    return plan.job.embedding.name or re.sub(r"[^\w+@-]", "_", plan.job.name)
+
+
+def write_embedding(
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    plan: "Plan",
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a new word's vectors among `Adapter.state()`, float32 whatever the LoRA is in.
+
+    Args:
+        metadata: of the LoRA; what it says about who made it and of what is taken over.
+
+    Raises:
+        ExportError: a number is not finite, or the file cannot be read back.
+        OSError: the disk is full or not writable.
+    """
+    tensors = _sound(vectors_of(weights))
+    kept = ("title", "author", "license", "description", "date", "implementation")
+    about = {f"modelspec.{k}": metadata.get(f"modelspec.{k}") for k in kept}
+    about |= {k: metadata.get(k) for k in ("ss_base_model_version", "troupe.run_digest")}
+    about |= {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": ARCHITECTURE,
+        "modelspec.usage_hint": f"embedding:NAME stands for {plan.placeholder.word!r}",
+        "troupe.word": plan.placeholder.word,
+    }
+    data = serialize(tensors, {k: v for k, v in about.items() if v is not None})
+    write_bytes(path, data)
+    try:
+        found, _ = read_safetensors(path)
+    except FileError as error:
+        raise ExportError(f"Embedding file {path.name!r} cannot be read back: {error}") from None
+    if {k: tuple(v.shape) for k, v in found.items()} != {
+        k: tuple(v.shape) for k, v in tensors.items()
+    }:
+        raise ExportError(f"Embedding file {path.name!r} does not hold what was written.")
+
+
+def bundled(weights: Mapping[str, torch.Tensor], plan: "Plan") -> dict[str, torch.Tensor]:
+    """The vectors under the names they have inside a LoRA file, if the job wants them there."""
+    if not (plan.placeholder and plan.job.embedding.bundle):
+        return {}
+    name = embedding_name(plan)
+    return {f"{BUNDLE}{name}.{k}": v for k, v in _sound(vectors_of(weights)).items()}
+
+
+def _sound(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    if set(tensors) != set(KEYS) or not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise ExportError(
+            "The embedding holds numbers that are not finite: train again with a lower "
+            "embedding.learning_rate."
+        )
+    return tensors
+
+
+def verify_bundled(key: str, tensor: torch.Tensor) -> None:
+    """Refuse a bundled tensor that no program would read.
+
+    Raises:
+        ExportError: names the key.
+    """
+    parts = key.split(".")
+    sound = len(parts) == 3 and parts[1] and parts[2] in KEYS and tensor.ndim == 2
+    if not sound or not torch.isfinite(tensor).all():
+        raise ExportError(f"LoRA key {key!r} is no embedding: nothing loads it.")
+
+
+def bundles_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """name -> key -> vectors of the embeddings inside a LoRA file."""
+    out: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(BUNDLE) and key.count(".") >= 2:
+            name, _, part = key.removeprefix(BUNDLE).partition(".")
+            out.setdefault(name, {})[part] = tensor
+    return out
+
+
+def is_embedding(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a file's tensors are an embedding of SDXL, and nothing else."""
+    return set(tensors) == set(KEYS) and all(t.ndim == 2 for t in tensors.values())
+
+
+def describe(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What is known about an embedding, ready for JSON."""
+    return {
+        "name": name,
+        "vectors": {k: len(t) for k, t in tensors.items()},
+        "channels": {k: t.shape[-1] for k, t in tensors.items()},
+        "lengths": {k: round(float(t.float().norm(dim=-1).mean()), 4) for k, t in tensors.items()},
+        "sound": all(bool(torch.isfinite(t).all()) for t in tensors.values()),
+    }
+
+
+def say(facts: Mapping[str, Any]) -> str:
+    """The same for people, on one line."""
+    parts = [
+        f"{key} {count} x {facts['channels'][key]} (mean length {facts['lengths'][key]:g})"
+        for key, count in facts["vectors"].items()
+    ]
+    wrong = "" if facts["sound"] else "; holds NaN or infinity"
+    return f"embedding {facts['name']}: {', '.join(parts)}{wrong}"

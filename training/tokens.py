@@ -1,0 +1,109 @@
+"""Texts to the numbers that SDXL's text encoders read, new words included."""
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .captions import holds_phrase
+from .errors import JobError
+
+MAX_TOKENS = 77  # what a text encoder reads at once, start and end included
+CHUNK = MAX_TOKENS - 2
+# CLIP-L was trained with the end token as padding, OpenCLIP bigG with zeros.
+PADDING = (49407, 0)
+START, END = 49406, 49407
+NEW = 1 << 20  # number of a new word's first vector: above every vocabulary
+SPLIT_FROM = 8  # ComfyUI moves shorter groups of tokens whole into the next part
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
+
+
+def tokenizer_digest(folder: str) -> str:
+    """sha256 of the tokenizer's files.
+
+    Raises:
+        JobError: the folder or one of its files is missing.
+    """
+    digest = hashlib.sha256()
+    for name in TOKENIZER_FILES:
+        path = Path(folder) / name
+        if not folder or not os.path.isfile(path):
+            raise JobError(
+                f"Setting 'base.tokenizer': {name} is not in {folder!r}; give the folder "
+                "comfy/sd1_tokenizer of a ComfyUI."
+            )
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """A word that stands for new vectors: wherever a text names it, they are read instead."""
+
+    word: str
+    vectors: int
+
+    def named_in(self, text: str) -> bool:
+        """Whether `text` holds the word, as a word of its own, in any case."""
+        return holds_phrase(text, self.word)
+
+    def pieces(self, text: str) -> list[str | None]:
+        """`text` in order, None where the word was."""
+        parts = re.split(rf"(?<!\w){re.escape(self.word)}(?!\w)", text, flags=re.IGNORECASE)
+        out: list[str | None] = [parts[0]]
+        for part in parts[1:]:
+            out += [None, part]
+        return out
+
+
+class Tokenizer:
+    """CLIP's tokenizer, which both text encoders of SDXL share, from a folder of its files."""
+
+    def __init__(self, folder: str):
+        from transformers import CLIPTokenizer
+
+        tokenizer_digest(folder)
+        self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+    def numbers(self, text: str) -> list[int]:
+        """The tokens of a text, without start and end."""
+        return self._tokenizer([text], truncation=False, verbose=False).input_ids[0][1:-1]
+
+    def chunks(
+        self, text: str, max_tokens: int, placeholder: Placeholder | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """(ids for CLIP-L, ids for bigG, length of the text), ids (k, 77), length in tokens.
+
+        As ComfyUI reads a text: 75 tokens at a time, each part between a start and an end token,
+        the last one padded. New vectors and what stands between them are kept together while
+        they are short. What lies beyond `max_tokens` is left out.
+        """
+        new = list(range(NEW, NEW + placeholder.vectors)) if placeholder else []
+        pieces = placeholder.pieces(text) if placeholder else [text]
+        groups = [list(new) if piece is None else self.numbers(piece) for piece in pieces]
+        parts = _parts(groups)[: max_tokens // CHUNK]
+        padded = [
+            torch.tensor([[START, *p, END] + [pad] * (CHUNK - len(p)) for p in parts])
+            for pad in PADDING
+        ]
+        return padded[0], padded[1], sum(len(group) for group in groups)
+
+
+def _parts(groups: list[list[int]]) -> list[list[int]]:
+    """The groups one behind the other in parts of at most 75 tokens."""
+    parts: list[list[int]] = [[]]
+    for group in groups:
+        splits = len(group) >= SPLIT_FROM
+        while group:
+            room = CHUNK - len(parts[-1])
+            if len(group) <= room:
+                parts[-1] += group
+                break
+            if splits:
+                parts[-1] += group[:room]
+                group = group[room:]
+            parts.append([])
+    return parts

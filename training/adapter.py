@@ -106,19 +106,19 @@ class Adapter:
         """Copy tensors from `state()` of an equal adapter into this one."""
         for plan, name, tensor in self._tensors():
             tensor.copy_(state[f"{plan.key}.{name}"])
+        for name, tensor in (self.word.state() if self.word else {}).items():
+            tensor.copy_(state[name])
 
     def enable(self, enabled: bool) -> None:
         """Switch the adapter's effect on or off without touching its weights."""
         for plan in self.plans:
-        for name, tensor in (self.word.state() if self.word else {}).items():
-            tensor.copy_(state[name])
             self.layer(plan).enable_adapters(enabled)
+        if self.word:
+            self.word.enable(enabled)
 
     def train(self, mode: bool = True) -> None:
         """Put every adapted model into training mode (dropout works) or out of it."""
         for model in self.models.values():
-        if self.word:
-            self.word.enable(enabled)
             model.train(mode)
 
 
@@ -160,7 +160,7 @@ def add_adapter(
     trainable = {id(p) for m in models.values() for p in m.parameters() if p.requires_grad}
     if trainable != {id(p) for p in adapter.parameters()}:
         raise JobError("The installed peft adapted other layers than asked for: update peft.")
+    adapter.word = NewWord.of(text_encoders, job)
     if job.adapter.start_from:
         start_from(adapter, job.adapter.start_from)
     return adapter
-    adapter.word = NewWord.of(text_encoders, job)

@@ -224,13 +224,13 @@ class TrainingJob(_Section):
     prior: PriorSettings = Field(default_factory=PriorSettings)
     adapter: AdapterSettings = Field(default_factory=AdapterSettings)
     text_encoders: TextEncoderSettings = Field(default_factory=TextEncoderSettings)
+    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     objective: ObjectiveSettings = Field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     batch: BatchSettings = Field(default_factory=BatchSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
-    embedding: EmbeddingSettings = Field(default_factory=EmbeddingSettings)
     samples: SampleSettings = Field(default_factory=SampleSettings)
     saving: SavingSettings = Field(default_factory=SavingSettings)
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
@@ -238,11 +238,11 @@ class TrainingJob(_Section):
     folders: FolderSettings = Field(default_factory=FolderSettings)
 
     @property
-    def alpha(self) -> float:
-        """The adapter's alpha with the default filled in."""
-        return float(self.adapter.rank if self.adapter.alpha is None else self.adapter.alpha)
-    @property
     def reads_live(self) -> bool:
         """Whether captions are encoded in every step, because something in it learns."""
         return self.text_encoders.trained or bool(self.embedding.vectors)
 
+    @property
+    def alpha(self) -> float:
+        """The adapter's alpha with the default filled in."""
+        return float(self.adapter.rank if self.adapter.alpha is None else self.adapter.alpha)

@@ -181,8 +181,8 @@ def _call(unet) -> Callable:
 def _ours(setup: Setup, batch: int, level: str, compiled: bool) -> tuple[float, float]:
     """The engine's adapter, plan and optimizer on a UNet of its own."""
     from training import parse_job
-    from training.activations import units
     from training.adapter import add_adapter
+    from training.adapter_size import all_units, measure_adapter
     from training.memory import Needs, apply_plan, choose
     from training.update import Updater
 
@@ -195,10 +195,11 @@ def _ours(setup: Setup, batch: int, level: str, compiled: bool) -> tuple[float, 
         }
     )
     unet = _unet(setup)
+    loads = measure_adapter({"unet": unet}, job, setup.dtype).loads
     adapter = add_adapter(unet, job)
     unet.train()
     config = {"mid_block_type": "UNetMidBlock2DCrossAttn", **setup.config}
-    walk = units(config, setup.side, setup.side, batch, RANK, "transformer")
+    walk = all_units({"unet": unet}, config, (setup.side, setup.side), batch, loads)
     apply_plan(unet, choose(Needs(walk, 0, 0, 2, 0), level, None))
     if compiled:
         # a CPU's compiler would take minutes: there only the tracing is checked

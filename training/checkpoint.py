@@ -222,12 +222,21 @@ def _assign(model: torch.nn.Module, state: dict, checkpoint: Checkpoint, what: s
 # ---------------------------------------------------------------------------------- the models
 
 
-def load_unet(checkpoint: Checkpoint, dtype=torch.float32, device="cpu"):
-    """The frozen UNet2DConditionModel of a checkpoint."""
+def empty_models(checkpoint: Checkpoint, texts: bool = False) -> dict[str, torch.nn.Module]:
+    """ "unet" (and "text_encoder", "text_encoder_2") without numbers, on the meta device."""
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        model = UNet2DConditionModel(**checkpoint.unet_config)
+        models = {"unet": UNet2DConditionModel(**checkpoint.unet_config)}
+    if texts:
+        encoders = (_empty_text_encoder(checkpoint, part)[0] for part in ("text_l", "text_g"))
+        models |= zip(("text_encoder", "text_encoder_2"), encoders, strict=True)
+    return models
+
+
+def load_unet(checkpoint: Checkpoint, dtype=torch.float32, device="cpu"):
+    """The frozen UNet2DConditionModel of a checkpoint."""
+    model = empty_models(checkpoint)["unet"]
     state = _read_part(checkpoint, "unet", dtype, device)
     table = unet_key_table(checkpoint.unet_config)
     unknown = sorted(set(state) - set(table))
@@ -239,16 +248,9 @@ def load_unet(checkpoint: Checkpoint, dtype=torch.float32, device="cpu"):
 
 def load_text_encoders(checkpoint: Checkpoint, dtype=torch.float32, device="cpu"):
     """(CLIPTextModel, CLIPTextModelWithProjection), both frozen."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
     models = []
-    for part, kind in (("text_l", CLIPTextModel), ("text_g", CLIPTextModelWithProjection)):
-        try:
-            config = text_config_from_keys(checkpoint.part_shapes(part), part)
-        except CheckpointError as error:
-            raise CheckpointError(f"Checkpoint {checkpoint.path.name!r}: {error}") from None
-        with torch.device("meta"):
-            model = kind(CLIPTextConfig(**config))
+    for part in ("text_l", "text_g"):
+        model, config = _empty_text_encoder(checkpoint, part)
         state = _read_part(checkpoint, part, dtype, device)
         if part == "text_g":
             state = open_clip_from_sgm(state, config["num_hidden_layers"])
@@ -257,6 +259,18 @@ def load_text_encoders(checkpoint: Checkpoint, dtype=torch.float32, device="cpu"
         _fill_position_ids(model, device)
         models.append(_assign(model, state, checkpoint, f"text encoder {part[-1].upper()}"))
     return tuple(models)
+
+
+def _empty_text_encoder(checkpoint: Checkpoint, part: str) -> tuple[torch.nn.Module, dict]:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModel if part == "text_l" else CLIPTextModelWithProjection
+    try:
+        config = text_config_from_keys(checkpoint.part_shapes(part), part)
+    except CheckpointError as error:
+        raise CheckpointError(f"Checkpoint {checkpoint.path.name!r}: {error}") from None
+    with torch.device("meta"):
+        return kind(CLIPTextConfig(**config)), config
 
 
 def _fill_position_ids(model: torch.nn.Module, device) -> None:

@@ -31,6 +31,24 @@ LOKR_PARTS = (
 
 
 @dataclass(frozen=True)
+class Keeps:
+    """What a layer's adapter keeps for the backward pass, for the memory plan.
+
+    Attributes:
+        inputs: whether it needs the layer's input; layers beside it may share that.
+        own, outputs: further tensors as large as the layer's input and output.
+        low: tensors of `rank` numbers per row.
+        weight: tensors as large as the layer's weight.
+    """
+
+    inputs: bool = True
+    own: int = 0
+    outputs: int = 0
+    low: int = 1
+    weight: int = 0
+
+
+@dataclass(frozen=True)
 class AdapterKind:
     """One kind of adapter.
 
@@ -44,6 +62,7 @@ class AdapterKind:
         tensors: (layer) -> short name -> parameter or buffer, always in the same order.
         export: (tensors of one layer, rank, alpha) -> keys of a LoRA file without their stem.
         in_file: (rank, alpha) of a job -> those of its file.
+        keeps: what it adds to the memory of a forward pass.
     """
 
     name: str
@@ -56,6 +75,7 @@ class AdapterKind:
     tensors: Callable[[torch.nn.Module], Tensors]
     export: Callable[[Mapping[str, torch.Tensor], int, float], Tensors]
     in_file: Callable[[int, float], tuple[int, float]] = lambda rank, alpha: (rank, alpha)
+    keeps: Keeps = Keeps()
 
 
 def export_layer(
@@ -311,6 +331,7 @@ KINDS = {
             _start_dora,
             _dora_tensors,
             _export_dora,
+            keeps=Keeps(own=1),
         ),
         AdapterKind(
             "pissa",
@@ -333,6 +354,7 @@ KINDS = {
             _start_lycoris,
             _lycoris_tensors,
             _export_loha,
+            keeps=Keeps(low=0, weight=1),
         ),
         AdapterKind(
             "lokr",
@@ -344,6 +366,7 @@ KINDS = {
             _start_lycoris,
             _lycoris_tensors,
             _export_lokr,
+            keeps=Keeps(low=0, weight=1),
         ),
         AdapterKind(
             "oft",
@@ -355,6 +378,7 @@ KINDS = {
             _start_oft,
             _oft_tensors,
             _export_oft,
+            keeps=Keeps(inputs=False, outputs=1, low=0),
         ),
     )
 }

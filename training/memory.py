@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .activations import Unit, units
+from .activations import Unit
+from .adapter_size import AdapterSize, all_units, measure_adapter
 
 if TYPE_CHECKING:
     from .job import TrainingJob
@@ -23,8 +24,8 @@ SPARE_SHARE = 0.06  # left free: allocators round up
 WORKSPACE_TENSORS = 5  # as large as the largest activation, alive at once inside one kernel's call
 WORKSPACE_BYTES = 0.25 * GIB  # of cuDNN and cuBLAS
 OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "lion": 4, "adafactor": 0.1, "prodigy": 16}
+OPTIMIZER_BYTES["schedule_free"] = 8
 OTHER_OPTIMIZER_BYTES = 12
-TEXT_BYTES = 0.82e9  # parameters of both text encoders
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
 SMALLEST_GB = 1e-3  # nothing fits, so everything is computed twice
 BUDGETS_GB = (8, 12, 16, 24)  # sizes of graphics cards that help and documentation speak of
@@ -35,11 +36,15 @@ class MemoryPlan:
     """What a run will need and how it is made to fit.
 
     Attributes:
-        weights, adapter, activations, workspace: predicted bytes.
+        weights, adapter, gradients, activations, workspace: predicted bytes.
         total: their sum: the predicted peak.
         limit: bytes it has to fit into; None where nothing is known or asked.
         twice: names of the units that are computed twice.
         extra: share of a step's work that this costs.
+        streamed: names of the pieces whose frozen weights wait in main memory, see `streaming`.
+        streamed_bytes: how much that is.
+        moved: bytes that are copied to the device in each step because of it.
+        fused: whether each weight moves as soon as its gradient is there, see `fused_backward`.
     """
 
     weights: int
@@ -49,11 +54,17 @@ class MemoryPlan:
     limit: int | None
     twice: tuple[str, ...]
     extra: float
+    streamed: tuple[str, ...] = ()
+    streamed_bytes: int = 0
+    moved: int = 0
+    gradients: int = 0
+    fused: bool = False
 
     @property
     def total(self) -> int:
         """Predicted peak in bytes."""
-        return self.weights + self.adapter + self.activations + self.workspace
+        kept = self.weights + self.adapter + self.gradients
+        return kept + self.activations + self.workspace
 
     @property
     def fits(self) -> bool:
@@ -62,10 +73,12 @@ class MemoryPlan:
 
     def summary(self) -> dict[str, Any]:
         """For the `plan` event, in MiB."""
-        names = ("weights", "adapter", "activations", "workspace", "total")
+        names = ("weights", "adapter", "gradients", "activations", "workspace", "total")
         out: dict[str, Any] = {f"{n}_mb": round(getattr(self, n) / 2**20) for n in names}
         out["limit_mb"] = None if self.limit is None else round(self.limit / 2**20)
-        return {**out, "computed_twice": len(self.twice), "extra_work": round(self.extra, 3)}
+        out |= {"computed_twice": len(self.twice), "extra_work": round(self.extra, 3)}
+        out |= {"streamed": len(self.streamed), "streamed_mb": round(self.streamed_bytes / 2**20)}
+        return {**out, "moved_mb": round(self.moved / 2**20), "fused_backward": self.fused}
 
 
 NO_PLAN = MemoryPlan(0, 0, 0, 0, None, (), 0.0)
@@ -80,9 +93,15 @@ class Needs:
     adapter: int
     element_bytes: int
     context: int
+    gradients: int = 0
+    gradients_fused: int = 0
 
-    def plan(self, twice: Sequence[Unit], limit: int | None) -> MemoryPlan:
-        """The prediction when the units in `twice` are computed twice."""
+    def plan(self, twice: Sequence[Unit], limit: int | None, fused: bool = False) -> MemoryPlan:
+        """The prediction when the units in `twice` are computed twice.
+
+        Args:
+            fused: whether gradients are used one by one.
+        """
         names = {u.name + u.kind for u in twice}
         kept = peak = 0
         for u in self.units:
@@ -99,11 +118,14 @@ class Needs:
             limit=limit,
             twice=tuple(u.name for u in twice),
             extra=sum(u.work for u in twice) / (2 * work),
+            gradients=self.gradients_fused if fused else self.gradients,
+            fused=fused,
         )
 
 
 def needs_of(
     job: "TrainingJob",
+    models: Mapping[str, torch.nn.Module],
     config: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     size: tuple[int, int],
@@ -113,36 +135,44 @@ def needs_of(
     """What a job needs.
 
     Args:
+        models: the UNet, and text encoders if they stay in memory, without numbers
+            (`empty_models`).
         config, shapes: of the UNet, as the checkpoint tells.
         size: (width, height) of the largest bucket in pixels.
         precision: "bf16" or "fp32".
     """
     element = WEIGHT_BYTES[precision]
-    weights = sum(_numel(s) * _stored_bytes(job, s, element) for s in shapes.values())
-    if job.reads_live:
-        weights += TEXT_BYTES * element
-    adapter = job.adapter
-    rows = sum(sum(s[:2]) for name, s in shapes.items() if _is_adapted(name, s, adapter.targets))
-    optimizer = OPTIMIZER_BYTES.get(job.optimizer.kind, OTHER_OPTIMIZER_BYTES)
-    per_weight = 8 + optimizer + (4 if job.optimizer.ema_decay else 0)
-    walk = units(config, *size, job.batch.size, adapter.rank, adapter.targets)
+    weights = sum(_numel(s) * stored_bytes(job, s, element) for s in shapes.values())
+    texts = (model for name, model in models.items() if name != "unet")
+    weights += sum(p.numel() for model in texts for p in model.parameters()) * element
+    size_of = measure_adapter(models, job, torch.bfloat16 if element == 2 else torch.float32)
+    walk = all_units(models, config, size, job.batch.size, size_of.loads)
     context = round(WORKSPACE_BYTES + CONTEXT_BYTES) if device.type == "cuda" else 0
-    return Needs(walk, round(weights), round(rows * adapter.rank * per_weight), element, context)
+    each = WEIGHT_BYTES[job.optimizer.weights]
+    return Needs(
+        walk,
+        round(weights),
+        adapter_bytes(job, size_of),
+        element,
+        context,
+        gradients=size_of.trained * each,
+        gradients_fused=size_of.largest * each,
+    )
 
 
-def _stored_bytes(job: "TrainingJob", shape: tuple[int, ...], element: int) -> float:
+def adapter_bytes(job: "TrainingJob", size: AdapterSize) -> int:
+    """Bytes of the adapter, what its optimizer remembers, and the running mean."""
+    optimizer = OPTIMIZER_BYTES.get(job.optimizer.kind, OTHER_OPTIMIZER_BYTES)
+    beside = optimizer + (4 if job.optimizer.ema_decay else 0)
+    own = WEIGHT_BYTES[job.optimizer.weights]
+    return round(size.trained * (own + beside) + size.frozen * 4)
+
+
+def stored_bytes(job: "TrainingJob", shape: tuple[int, ...], element: int) -> float:
+    """Bytes of each number of a frozen tensor, `element` where it is not rounded."""
     if job.memory.base_weights != "full" and len(shape) == 2:
         return 1
     return element
-
-
-def _is_adapted(name: str, shape: tuple[int, ...], targets: str) -> bool:
-    if targets == "all":
-        return name.endswith(".weight") and len(shape) in (2, 4)
-    inside = ".transformer_blocks." in name or ".proj_in." in name or ".proj_out." in name
-    if targets == "attention":
-        inside = ".attn1." in name or ".attn2." in name
-    return inside and name.endswith(".weight") and len(shape) in (2, 4)
 
 
 def _numel(shape: tuple[int, ...]) -> int:
@@ -152,26 +182,35 @@ def _numel(shape: tuple[int, ...]) -> int:
     return count
 
 
-def choose(needs: Needs, wanted: str, limit: int | None) -> MemoryPlan:
+def choose(needs: Needs, wanted: str, limit: int | None, fused: str = "off") -> MemoryPlan:
     """The fastest plan that fits into `limit` bytes, else the smallest one.
 
     Args:
         wanted: "off", "selective", "on", or "auto" to compute twice only what has to be.
+        fused: "off", "on", or "auto" to use up gradients one by one only where it has to be.
     """
+    plan = _choose(needs, wanted, limit, fused == "on")
+    if fused == "auto" and not (plan.fits and not plan.twice):
+        # costs next to nothing, computing twice does
+        return _choose(needs, wanted, limit, limit is not None)
+    return plan
+
+
+def _choose(needs: Needs, wanted: str, limit: int | None, fused: bool) -> MemoryPlan:
     free = [u for u in needs.units if u.saving > 0]
     if wanted == "off" or (wanted == "auto" and limit is None):
-        return needs.plan([], limit)
+        return needs.plan([], limit, fused)
     if wanted == "on":
-        return needs.plan(free, limit)
+        return needs.plan(free, limit, fused)
     if wanted == "selective":  # the deepest level does most of the work for the least memory
         deepest = max(u.level for u in needs.units)
-        return needs.plan([u for u in free if u.level < deepest], limit)
+        return needs.plan([u for u in free if u.level < deepest], limit, fused)
     ordered = sorted(free, key=lambda u: u.work / u.saving)
     twice: list[Unit] = []
-    plan = needs.plan(twice, limit)
+    plan = needs.plan(twice, limit, fused)
     while not plan.fits and ordered:
         twice.append(ordered.pop(0))
-        plan = needs.plan(twice, limit)
+        plan = needs.plan(twice, limit, fused)
     return plan
 
 
@@ -206,6 +245,8 @@ def advice(job: "TrainingJob") -> str:
         said.append("set memory.precision to bf16")
     if job.memory.base_weights == "full":
         said.append("set memory.base_weights to int8")
+    if job.memory.stream_weights != "on" and torch.cuda.is_available():
+        said.append("set memory.stream_weights to on")
     said.append("lower buckets.resolution")
     return "To need less: " + ", or ".join(said) + "."
 
@@ -214,8 +255,9 @@ def fitting(job: "TrainingJob", plan: MemoryPlan, least: MemoryPlan) -> str:
     """What to say after a run did not fit: its own need, and that of everything computed twice."""
     need, less = (f"{p.total / GIB:.1f} GB" for p in (plan, least))
     way = ""
-    if len(least.twice) > len(plan.twice):
-        way = f", {less} with memory.gradient_checkpointing on"
+    if (len(least.twice), len(least.streamed)) > (len(plan.twice), len(plan.streamed)):
+        streamed = " and memory.stream_weights on" if least.streamed else ""
+        way = f", {less} with memory.gradient_checkpointing on{streamed}"
     return f"this job needs about {need} by our estimate{way}. {advice(job)}"
 
 

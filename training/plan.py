@@ -10,19 +10,28 @@ import torch
 
 from .augment import RANDOM_CROP
 from .buckets import Placement, plan_buckets
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, empty_models, open_checkpoint
 from .dataset import open_dataset
 from .embedding import find_placeholder
 from .errors import CheckpointError, DatasetError, JobError
 from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
-from .memory import NO_PLAN, MemoryPlan, choose, limit_of, needs_of
+from .memory import (
+    NO_PLAN,
+    WEIGHT_BYTES,
+    MemoryPlan,
+    choose,
+    limit_of,
+    needs_of,
+    stored_bytes,
+)
 from .optimize import check_optimizer
 from .processes import Team, find_team
 from .records import Dataset, DatasetItem
 from .sampler import BatchSampler
 from .settings import identity_digest
 from .start_from import start_digest
+from .streaming import checkpointing, pieces_of, with_streaming
 from .tokens import Placeholder, tokenizer_digest
 from .validation import split
 
@@ -82,12 +91,13 @@ class Plan:
         size = job.batch.size * self.team.size
         return BatchSampler(self.placements, size, job.seed, job.prior.ratio)
 
-    def memory_for(self, budget_gb: float) -> MemoryPlan:
-        """The memory plan if so much could be used, on a graphics card."""
+    def memory_for(self, budget_gb: float, device: torch.device | None = None) -> MemoryPlan:
+        """The memory plan if so much could be used, on this or another kind of device."""
         change = {"budget_gb": budget_gb, "gradient_checkpointing": "auto"}
         memory = self.job.memory.model_copy(update=change)
         job = self.job.model_copy(update={"memory": memory})
-        return _memory(job, self.checkpoint, self.placements, self.precision, self.device)
+        device = device or self.device
+        return _memory(job, self.checkpoint, self.placements, self.precision, device)
 
     def summary(self) -> dict[str, Any]:
         """What the `plan` event says."""
@@ -271,5 +281,12 @@ def _memory(
         )
     size = max((p.bucket_size for p in placements), key=lambda wh: wh[0] * wh[1])
     shapes = checkpoint.part_shapes("unet")
-    needs = needs_of(job, checkpoint.unet_config, shapes, size, precision, device)
-    return choose(needs, job.memory.gradient_checkpointing, limit_of(job, device))
+    models = empty_models(checkpoint, job.reads_live)
+    needs = needs_of(job, models, checkpoint.unet_config, shapes, size, precision, device)
+    plan = choose(needs, checkpointing(job), limit_of(job, device))
+    pieces = pieces_of(
+        checkpoint.unet_config,
+        shapes,
+        lambda shape: stored_bytes(job, shape, WEIGHT_BYTES[precision]),
+    )
+    return with_streaming(job, plan, pieces, device)

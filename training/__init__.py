@@ -7,7 +7,8 @@ The way of the data:
 2. `dataset` (`folders`, `listing`, `captions`, `images`, `quality`, `records`, `store`) finds
    pictures and captions; `captioner` and `sidecars` write captions where there are none; `buckets`
    decides the size each picture is trained at; `sheet` shows them.
-3. `plan` looks at everything the job names before anything expensive starts.
+3. `plan` looks at everything the job names before anything expensive starts; `memory`
+   (`activations`) predicts what it needs, `streaming` keeps frozen weights elsewhere until used.
 4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes every version
    of pictures (`augment`, `masks`) and captions (`variants`, `text`) once, then the VAE and the
    text encoders leave memory; `prune` keeps the cache small.

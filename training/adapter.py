@@ -76,6 +76,10 @@ class Adapter:
             for name, tensor in self.kind.tensors(self.layer(plan)).items():
                 yield plan, name, tensor
 
+    def tensors(self) -> list[torch.Tensor]:
+        """Everything that belongs to the adapter, whether or not it learns."""
+        return [tensor for _, _, tensor in self._tensors()]
+
     def parameters(self) -> list[torch.nn.Parameter]:
         """Everything that is trained, always in the same order."""
         return [p for group in self.groups() for p in group["params"]]

@@ -1,8 +1,9 @@
 """How the fields of a training job are written down; see job.py."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -10,6 +11,18 @@ class Section(BaseModel):
 
     # built when a job is read: nodes only need the fields, and ComfyUI's start should not wait
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_and_off(cls, values: Any) -> Any:
+        """YAML reads the words on and off as truths: where a setting knows them, they are meant."""
+        if not isinstance(values, Mapping):
+            return values
+        known = {n for n, field in cls.model_fields.items() if "on" in get_args(field.annotation)}
+        return {
+            k: "on" if v is True and k in known else "off" if v is False and k in known else v
+            for k, v in values.items()
+        }
 
 
 def setting(default: Any, description: str, identity: bool = True, **bounds: Any) -> Any:

@@ -11,15 +11,19 @@ from .plan import Plan
 from .preview import needed_texts
 from .quantize import round_weights
 from .state import State, States, restore
+from .streaming import Streamer
 
 
 def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
     """The model with its adapter and the loop, as they were when `state` was saved."""
-    unet = load_unet(plan.checkpoint, plan.dtype, plan.device)
+    streamed = plan.memory.streamed  # a model that does not fit must not go to the device at all
+    unet = load_unet(plan.checkpoint, plan.dtype, "cpu" if streamed else plan.device)
     if plan.job.memory.base_weights != "full":
         round_weights(unet, plan.job.memory.base_weights)
     live = LiveText(plan) if plan.job.reads_live else None
     adapter = add_adapter(unet, plan.job, live.models if live else ())
+    if streamed:
+        Streamer(adapter, streamed, plan.device)
     data.live = live
     loop = Loop(plan, adapter, data)
     if state.step:

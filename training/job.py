@@ -115,6 +115,18 @@ class MemorySettings(_Section):
     budget_gb: float = _outside(
         0, "Memory a run may use on its device, in GB; 0 = what is free.", ge=0, le=4096
     )
+    stream_weights: Literal["auto", "on", "off"] = _outside(
+        "auto",
+        "Keep frozen weights in main memory and copy each part to the device just before it "
+        "computes; only what is computed twice is streamed. on: all that can be; auto: only where "
+        "nothing else fits, and no more than has to be (budget_gb).",
+    )
+    fused_backward: Literal["auto", "on", "off"] = _outside(
+        "auto",
+        "Move each weight as soon as its gradient is there, so that gradients never stand in "
+        "memory together; the same numbers. Needs optimizer.max_grad_norm 0 and one pass per step; "
+        "auto: where that can be and makes a run fit.",
+    )
     base_weights: Literal[FORMATS] = _setting(
         "full",
         "How the frozen model's linear layers are kept: in 8 bit (int8, fp8) they need half the "

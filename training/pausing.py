@@ -41,6 +41,8 @@ class Parked:
         self._slots: list[tuple[Any, Any, torch.device]] = []
 
     def __enter__(self) -> "Parked":
+        if streamer := getattr(self._modules[0], "streamer", None):
+            streamer.forget()
         for module in self._modules:
             self._devices.append(next(module.parameters()).device)
             module.to("cpu")

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from .errors import TrainingError
 
 COMMAND = "plan"
@@ -53,8 +55,9 @@ def describe(job_path: Path, assignments: Sequence[str]) -> list[str]:
         f"{about['device']}, {about['precision']}, predicts {about['prediction']}",
         f"needs about {_line(plan.memory)}",
     ]
+    card = torch.device("cuda")
     for budget in BUDGETS_GB:
-        lines.append(f"with {budget:>3} GB: {_line(plan.memory_for(budget))}")
+        lines.append(f"with {budget:>3} GB: {_line(plan.memory_for(budget, card))}")
     if plan.job.memory.budget_gb:
         lines.append(f"budget: {plan.job.memory.budget_gb:.1f} GB")
     warning = spill_warning(plan.memory, plan.job)
@@ -72,5 +75,10 @@ def _line(plan) -> str:
     }
     shown = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())
     twice = f"; {len(plan.twice)} parts computed twice, {plan.extra:.0%} more work"
+    if plan.streamed:
+        twice += (
+            f"; {len(plan.streamed)} parts ({plan.streamed_bytes / GIB:.1f} GB) streamed from main "
+            f"memory, {plan.moved / GIB:.1f} GB moved per step"
+        )
     fits = "" if plan.fits else "; does not fit"
     return f"{plan.total / GIB:.1f} GB ({shown}{twice if plan.twice else ''}){fits}"

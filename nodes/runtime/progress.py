@@ -89,7 +89,9 @@ def planned_memory(plan: dict) -> str:
     if not memory.get("total_mb"):
         return ""
     twice = f", {memory['computed_twice']} parts computed twice" if memory["computed_twice"] else ""
-    return f"about {memory['total_mb'] / 1024:.1f} GB of memory planned{twice}"
+    streamed = memory.get("streamed")
+    away = f", {streamed} parts streamed from main memory" if streamed else ""
+    return f"about {memory['total_mb'] / 1024:.1f} GB of memory planned{twice}{away}"
 
 
 def sample_picture(path: str, base: str | None) -> Image.Image:

@@ -10,9 +10,10 @@ import torch
 from .adapter import Adapter
 from .cache import Encoded
 from .errors import TrainingError
+from .fused_backward import StepInBackward
 from .memory import apply_plan
 from .noise import Draw
-from .nonfinite import broken_layer, guilty_pictures
+from .nonfinite import broken_layer, guilty_pictures, is_not_finite
 from .objective import Batch, Objective
 from .plan import Plan
 from .rng import derive_seed, generator
@@ -34,6 +35,8 @@ class Step:
         pictures: names of the files it saw; of a skipped step those with a loss that is not
             finite, if there are any.
         layer: of a skipped step the first layer whose gradient is not finite.
+        partly: of a skipped step, whether weights with a finite gradient have moved all the same,
+            see `fused_backward`.
     """
 
     number: int
@@ -44,6 +47,7 @@ class Step:
     skipped: bool
     pictures: tuple[str, ...]
     layer: str = ""
+    partly: bool = False
 
 
 class Loop:
@@ -59,6 +63,7 @@ class Loop:
             plan.job.objective, plan.prediction, plan.zero_terminal_snr, plan.device
         )
         self.updater = Updater(adapter.groups(plan.job.optimizer.up_factor), plan.job)
+        self._fused = StepInBackward(self.updater) if plan.memory.fused else None
         self._skips_in_a_row = 0
 
     def run(self, start: int, after_step: Callable[[Step], bool]) -> None:
@@ -98,27 +103,38 @@ class Loop:
             losses, loss = self._loss(indices, position)
             seen.append((indices, losses.detach()))
             loss = loss / job.batch.accumulation
-            if loss.requires_grad:  # not where there are more processes than pictures
+            if self._fused and not self._fused.begin(number, loss):
+                pass  # weights would move at once
+            elif loss.requires_grad:  # not where there are more processes than pictures
                 loss.backward()
             total += loss.detach()
         if self._adapter.word:
             self._adapter.word.complete_gradients()
         total = self._team.add_gradients(self.updater.parameters, total)
-        norm = self.updater.clip()
+        norm = self._fused.end() if self._fused else self.updater.clip()
         measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])
         loss, grad_norm, found = measured.tolist()  # the step's only sync
         skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
         pictures, layer = [i for indices, _ in seen for i in indices], ""
         if skipped:
             pictures = guilty_pictures(seen, self._team)
-            layer = broken_layer(self._adapter.unet)
-        else:
+            layer = self._broken_layer()
+        elif not self._fused:
             self.updater.step(number)
         names = [self._plan.placements[i].item.path.name for i in pictures]
         self.updater.zero_grad()
         rate = self.updater.rate(number) * found
         seconds = time.perf_counter() - begin
-        return Step(number + 1, loss, grad_norm, rate, seconds, skipped, tuple(names), layer)
+        partly = bool(skipped and self._fused and self._fused.moved)
+        done = (number + 1, loss, grad_norm, rate, seconds, skipped)
+        return Step(*done, tuple(names), layer, partly)
+
+    def _broken_layer(self) -> str:
+        models = self._adapter.models
+        if self._fused:
+            broken = self._fused.broken()
+            return broken_layer(models, lambda p: id(p) in broken)
+        return broken_layer(models, lambda p: is_not_finite(self.updater.gradient(p)))
 
     def _loss(self, indices: list[int], position: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(losses of this process' pictures, their part of the batch's mean)."""

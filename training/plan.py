@@ -14,6 +14,7 @@ from .checkpoint import Checkpoint, empty_models, open_checkpoint
 from .dataset import open_dataset
 from .embedding import find_placeholder
 from .errors import CheckpointError, DatasetError, JobError
+from .fused_backward import refusal
 from .job import TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
 from .memory import (
@@ -279,11 +280,15 @@ def _memory(
             f"Setting 'memory.base_weights': {job.adapter.kind} needs the model's own weights; "
             f"choose full, or adapter.kind {', '.join(ROUNDED_KINDS)}."
         )
+    refused = refusal(job, find_team().size)
+    if refused and job.memory.fused_backward == "on":
+        raise JobError(f"Setting 'memory.fused_backward': on needs {refused}; or choose auto.")
     size = max((p.bucket_size for p in placements), key=lambda wh: wh[0] * wh[1])
     shapes = checkpoint.part_shapes("unet")
     models = empty_models(checkpoint, job.reads_live)
     needs = needs_of(job, models, checkpoint.unet_config, shapes, size, precision, device)
-    plan = choose(needs, checkpointing(job), limit_of(job, device))
+    fused = "off" if refused else job.memory.fused_backward
+    plan = choose(needs, checkpointing(job), limit_of(job, device), fused)
     pieces = pieces_of(
         checkpoint.unet_config,
         shapes,

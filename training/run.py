@@ -207,7 +207,7 @@ class _Run:
 
     def _report(self, step: Step) -> None:
         if step.skipped:
-            self.events.warn(describe(step.number, step.pictures, step.layer))
+            self.events.warn(describe(step.number, step.pictures, step.layer, step.partly))
         self.events.emit(
             "step",
             step=step.number,

@@ -82,8 +82,17 @@ class Updater:
         torch.nn.utils.clip_grad_norm_(weights, limit)
         return norm
 
-    def step(self, number: int) -> None:
-        """Move the weights by the present gradients; `number` is the step, from 0."""
+    def cut(self, weight: torch.Tensor) -> None:
+        """Cut the values of one weight's gradient as the settings say."""
+        if self._settings.max_grad_value:
+            torch.nn.utils.clip_grad_value_([weight], self._settings.max_grad_value)
+
+    def gradient(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """The gradient of one weight, wherever it lies."""
+        return self._full.gradient(weight) if self._full else weight.grad
+
+    def set_rate(self, number: int) -> None:
+        """Give the optimizer the learning rates of step `number` (from 0)."""
         rate = self.rate(number)
         for group in self.optimizer.param_groups:
             value = rate * group.get("factor", 1.0)
@@ -91,6 +100,10 @@ class Updater:
                 group["lr"].fill_(value)
             else:
                 group["lr"] = value
+
+    def step(self, number: int) -> None:
+        """Move the weights by the present gradients; `number` is the step, from 0."""
+        self.set_rate(number)
         if self._full:
             self._full.take_weights()
         self.optimizer.step()
@@ -99,6 +112,10 @@ class Updater:
                 draw_to_norm(rows, norm, self._pull)
         if self._full:
             self._full.give_weights(derive_seed(self._seed, "rounding", number))
+        self.finish()
+
+    def finish(self) -> None:
+        """What follows when all weights have moved: the running mean."""
         self._follow()
         self._updates += 1
 
@@ -227,6 +244,10 @@ class _Full:
 
     def of(self, weights: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
         return [self._of[id(p)] for p in weights]
+
+    def gradient(self, weight: torch.nn.Parameter) -> torch.Tensor | None:
+        """Of one weight, before and after `take_gradients`."""
+        return self._of[id(weight)].grad if weight.grad is None else weight.grad
 
     def _in_one_piece(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """New float32 memory for all weights, and the part of each: few calls for many weights."""

@@ -96,8 +96,10 @@ def test_a_state_cut_short_gives_way_to_the_one_before(train, tmp_path):
 # ------------------------------------------------------------------------------- broken numbers
 
 
-def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop):
-    plan, adapter, data, loop = make_loop({"batch": {"size": 2}, "buckets": {"step": 64}})
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop, weights):
+    changes = {"batch": {"size": 2}, "buckets": {"step": 64}, "optimizer": {"weights": weights}}
+    plan, adapter, data, loop = make_loop(changes)
     honest = data.batch
 
     def broken(indices, *rest):
@@ -111,7 +113,7 @@ def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop):
     data.batch = broken
     step = loop.step(number)
     guilty = plan.placements[plan.sampler.batch(number)[1]].item.path.name
-    assert step.skipped and step.pictures == (guilty,) and step.layer
+    assert step.skipped and step.pictures == (guilty,) and step.layer in adapter.names
     assert all(torch.equal(v, before[k]) for k, v in adapter.state().items())
     data.batch = honest
     assert not loop.step(number + 1).skipped

@@ -240,20 +240,28 @@ def measure_reference(studio: Studio, role: str, count: int) -> tuple[Figures, F
     return _seen(studio, shots), _seen(studio, without)
 
 
-def train_lora(studio: Studio, character: Character, **settings: Any) -> Path:
-    """Train on 12 pictures, as the film's workflow does; the file."""
+def train_lora(studio: Studio, character: Character) -> Path:
+    """Train on 12 pictures, with the nodes and settings of the film's workflow; the file."""
     folder = studio.server.input_dir / "proof_character"
     write_dataset(folder, character)
     film = json.loads(FILM.read_text(encoding="utf-8"))
-    node = next(n for n in film.values() if n["class_type"] == "TroupeTrainLora")
-    graph = Graph(studio.server.client)
-    data = graph.add("TroupeLoadDataset", folder=folder.name)
-    as_in_film = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
-    asked = {"filename_prefix": "proof/character", **settings}
-    train = graph.add("TroupeTrainLora", **(as_in_film | asked), dataset=[data, 0])
-    outputs = studio.server.client.run(graph.nodes, timeout=1200)
-    (file,) = outputs[train]["files"]
+    train = next(number for number, node in film.items() if node["class_type"] == "TroupeTrainLora")
+    prompt = _with_all_before(film, train)
+    for node in prompt.values():
+        if node["class_type"] == "TroupeLoadDataset":
+            node["inputs"]["folder"] = folder.name
+    prompt[train]["inputs"]["filename_prefix"] = "proof/character"
+    (file,) = studio.server.client.run(prompt, timeout=1200)[train]["files"]
     return studio.server.output_dir / "loras" / "proof" / file["filename"]
+
+
+def _with_all_before(prompt: dict[str, Any], number: str) -> dict[str, Any]:
+    """A node of an API-format prompt and the nodes it needs."""
+    found = {number: prompt[number]}
+    for value in prompt[number]["inputs"].values():
+        if isinstance(value, list):
+            found |= _with_all_before(prompt, value[0])
+    return found
 
 
 def measure_lora(studio: Studio, character: Character, lora: str, count: int) -> dict[str, Figures]:

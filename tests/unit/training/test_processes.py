@@ -42,8 +42,10 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
         f"state-{stopped[-1]['step']:08d}.safetensors"
     ]
 
-    events = read(start_process(job, "memory.processes=2"))  # the same in the job
+    more = ("memory.processes=2", "memory.stream_weights=on")  # the same in the job, and streamed
+    events = read(start_process(job, *more))
     plan, done = events[0], events[-1]
+    assert plan["memory"]["streamed"]
     assert plan["processes"] == 2 and plan["resumed_from"] == stopped[-1]["step"]
     assert done["event"] == "done", events[-1]
     steps = [e["step"] for e in stopped + events if e["event"] == "step"]

@@ -196,30 +196,18 @@ def test_pause_samples_stop_and_resume_give_the_same_file(train, tmp_path):
     assert len(pictures[0]) == 3 and pictures[0] == pictures[1]
 
 
-def test_processes_stream_as_well(job_values, start_process, train, tmp_path):
-    more = merge(SHORT, {"samples": {"at_end": False}, "saving": {"every_steps": 0}})
-    alone, _ = train(merge(more, {"batch": {"size": 2}, **OFF}))
-    job = merge(merge(job_values, more), merge(ON, {"memory": {"processes": 2}}))
-    process = start_process(merge(job, {"folders": {"runs": str(tmp_path / "two")}}))
-    events = [json.loads(line) for line in process.stdout]
-    process.wait(60)
-    assert events[0]["processes"] == 2 and events[0]["memory"]["streamed"]
-    assert events[-1]["event"] == "done", events[-1]
-    a, b = load_file(alone.lora), load_file(events[-1]["lora"])
-    assert max((a[n] - b[n]).abs().max().item() for n in a) < 1e-5
-
-
 # ------------------------------------------------------------------------------- the plan
 
 
 def sdxl_plan(config, unet, budget: float, device: str = "cuda", **memory):
     shapes = {n: tuple(p.shape) for n, p in unet.named_parameters()}
     values = {"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}, "memory": memory}
+    there = torch.device(device)
     job = parse_job(values)
-    needs = needs_of(job, config, shapes, (1024, 1024), "bf16", torch.device(device))
+    needs = needs_of(job, {"unet": unet}, config, shapes, (1024, 1024), "bf16", there)
     pieces = pieces_of(config, shapes, lambda s: stored_bytes(job, s, 2))
     plan = choose(needs, checkpointing(job), round(budget * GIB))
-    return with_streaming(job, plan, pieces, torch.device(device)), pieces
+    return with_streaming(job, plan, pieces, there), pieces
 
 
 def test_full_sdxl_streams_only_what_has_to_be(sdxl_unet, sdxl_config):

@@ -2,7 +2,8 @@
 
     python -m bench._mfu [--sd-scripts FOLDER] [--json FILE] [--small] [--steps N]
 
-For batches of 1, 2, 4 and 8, nothing / something / everything computed twice, compiled or not,
+For batches of 1, 2, 4 and 8, nothing / something / everything computed twice, compiled or not, and
+everything computed twice with its weights streamed from main memory beside the same without, all
 beside diffusers' own training step (its example scripts' way: PEFT with autocast, checkpointing on
 and off) and, if its folder is given, the network of sd-scripts on the same UNet. MFU counts what a
 step has to compute: forward, and backward without gradients of frozen weights; work that is done
@@ -81,6 +82,13 @@ def _rows(setup: Setup, batches, sd_scripts: Path | None) -> Iterator[Row]:
         result = _try(lambda b=batch, lv=level, c=compiled: _ours(setup, b, lv, c))
         name = f"training.mfu.batch{batch}.twice_{level}" + (".compiled" if compiled else "")
         yield from _report(name, setup, batch, result, peers[batch, level != "off"])
+    for batch, compiled in itertools.product(batches, (False, True)):
+        here, away = (
+            _try(lambda b=batch, c=compiled, s=s: _ours(setup, b, "on", c, s))
+            for s in (False, True)
+        )
+        name = f"training.mfu.batch{batch}.streamed" + (".compiled" if compiled else "")
+        yield from _report(name, setup, batch, away, here, "all weights on the device")
     if sd_scripts:
         for batch in batches:
             peer = _try(lambda b=batch: _sd_scripts(setup, b, sd_scripts))
@@ -123,10 +131,10 @@ def _try(measure: Callable[[], tuple[float, float]]) -> tuple[float, float] | No
             torch.compiler.reset()
 
 
-def _unet(setup: Setup) -> torch.nn.Module:
+def _unet(setup: Setup, device: torch.device | None = None) -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
-    with torch.device(setup.device):
+    with device or setup.device:
         unet = UNet2DConditionModel(**setup.config).to(setup.dtype)
     return unet.requires_grad_(False)
 
@@ -178,12 +186,19 @@ def _call(unet) -> Callable:
     )[0]
 
 
-def _ours(setup: Setup, batch: int, level: str, compiled: bool) -> tuple[float, float]:
-    """The engine's adapter, plan and optimizer on a UNet of its own."""
+def _ours(
+    setup: Setup, batch: int, level: str, compiled: bool, streamed: bool = False
+) -> tuple[float, float]:
+    """The engine's adapter, plan and optimizer on a UNet of its own.
+
+    Args:
+        streamed: whether the weights of everything computed twice wait in main memory.
+    """
     from training import parse_job
     from training.adapter import add_adapter
     from training.adapter_size import all_units, measure_adapter
     from training.memory import Needs, apply_plan, choose
+    from training.streaming import Streamer, pieces_of
     from training.update import Updater
 
     job = parse_job(
@@ -194,13 +209,19 @@ def _ours(setup: Setup, batch: int, level: str, compiled: bool) -> tuple[float, 
             "batch": {"size": batch},
         }
     )
-    unet = _unet(setup)
+    unet = _unet(setup, torch.device("cpu") if streamed else None)
     loads = measure_adapter({"unet": unet}, job, setup.dtype).loads
     adapter = add_adapter(unet, job)
     unet.train()
     config = {"mid_block_type": "UNetMidBlock2DCrossAttn", **setup.config}
     walk = all_units({"unet": unet}, config, (setup.side, setup.side), batch, loads)
-    apply_plan(unet, choose(Needs(walk, 0, 0, 2, 0), level, None))
+    plan = choose(Needs(walk, 0, 0, 2, 0), level, None)
+    apply_plan(unet, plan)
+    if streamed:
+        empty = _unet(setup, torch.device("meta"))
+        shapes = {name: tuple(p.shape) for name, p in empty.named_parameters()}
+        pieces = pieces_of(config, shapes, lambda _: setup.dtype.itemsize)
+        Streamer(adapter, [p.name for p in pieces if p.unit in plan.twice], setup.device)
     if compiled:
         # a CPU's compiler would take minutes: there only the tracing is checked
         unet.compile_repeated_blocks(backend="eager" if setup.small else "inductor")

@@ -12,6 +12,7 @@ def test_every_combination_is_measured_beside_its_peer():
     setup = Setup(SMALL, 64, torch.device("cpu"), torch.float32, steps=1)
     rows = {row.name: row for row in _rows(setup, (1,), None)}
     names = {f"training.mfu.batch1.twice_{lv}{c}" for lv in LEVELS for c in ("", ".compiled")}
+    names |= {f"training.mfu.batch1.streamed{c}" for c in ("", ".compiled")}
     assert {n for n in rows if n.endswith("img_per_s")} == {f"{n}.img_per_s" for n in names}
     for row in rows.values():
         assert math.isfinite(row.value) and row.value >= 0

@@ -31,6 +31,10 @@ SETTINGS = {
     "adapter.module_dropout": {"advanced": True},
     "adapter.factor": {"advanced": True, "max": 1024},
 }
+LATER = {  # behind start_from: saved workflows hold values in the order of the widgets
+    "embedding.vectors": {"advanced": True},
+    "embedding.init": {"advanced": True, "placeholder": "woman"},
+}
 
 
 class TroupeAdapterOptions(io.ComfyNode):
@@ -48,11 +52,14 @@ class TroupeAdapterOptions(io.ComfyNode):
                 "pissa",
                 "locon",
                 "text encoder",
+                "textual inversion",
+                "pivotal tuning",
+                "embedding",
                 "blocks",
             ],
             description="What Train LoRA trains: the kind of adapter, the layers it is put into, "
-            "ranks and learning rates of single blocks, and the text encoders. Every kind is "
-            "written as a file that ComfyUI's LoRA loaders apply as it was trained.",
+            "ranks and learning rates of single blocks, the text encoders, and a new word. Every "
+            "kind is written as a file that ComfyUI's LoRA loaders apply as it was trained.",
             inputs=[
                 TrainingOptions.Input(
                     "options",
@@ -68,6 +75,7 @@ class TroupeAdapterOptions(io.ComfyNode):
                     tooltip="Go on from this LoRA: its effect is where training starts. For the "
                     "kinds lora and rslora; the file may be of any kind.",
                 ),
+                *(widget(path, **more) for path, more in LATER.items()),
             ],
             outputs=[
                 TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
@@ -99,9 +107,11 @@ class TroupeAdapterOptions(io.ComfyNode):
         adapter_module_dropout: float = 0.0,
         adapter_factor: int = -1,
         start_from: str = NONE,
+        embedding_vectors: int = 0,
+        embedding_init: str = "",
     ) -> io.NodeOutput:
         given = locals()
-        values = {path: given[path.replace(".", "_")] for path in SETTINGS}
+        values = {path: given[path.replace(".", "_")] for path in (*SETTINGS, *LATER)}
         values["adapter.alpha"] = adapter_alpha or None
         values["adapter.layers"] = adapter_layers.replace(",", " ").split()
         for path in ("adapter.block_ranks", "adapter.block_rates"):

@@ -15,6 +15,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
+from .runtime.embeddings import keep_embedding
 from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
 from .runtime.paths import PathError, inside, save_location
 from .runtime.progress import sample_picture
@@ -115,7 +116,10 @@ class TroupeTrainLora(io.ComfyNode):
         free_models()
         done, warnings = watch_training(job, _troupe_folder() / "logs", cls.hidden)
         name = keep_lora(Path(done["lora"]), folder, stem, _loras_folder())
-        return _train_result(cls, done, name, subfolder, warnings)
+        said, files = keep_embedding(done, name, job["embedding"]["name"])
+        shown = _train_result(cls, done, name, subfolder, [said, *warnings] if said else warnings)
+        shown.ui["files"] += files
+        return shown
 
 
 def _train_inputs() -> list[io.Input]:

@@ -72,9 +72,10 @@ def _start_numbers(settings: "EmbeddingSettings", tokenizer: Tokenizer) -> list[
     """The tokens whose vectors are the first values."""
     numbers = tokenizer.numbers(settings.init)
     if len(numbers) > settings.vectors:
+        there = f"{settings.vectors} vector" + ("s" if settings.vectors > 1 else "")
         raise JobError(
             f"Setting 'embedding.init': {settings.init!r} has {len(numbers)} tokens for "
-            f"{settings.vectors} vectors: raise embedding.vectors to {len(numbers)}, or shorten it."
+            f"{there}: raise embedding.vectors to {len(numbers)}, or shorten it."
         )
     return numbers
 

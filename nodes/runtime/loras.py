@@ -20,6 +20,7 @@ from .paths import PathError, find_below
 log = logging.getLogger(__name__)
 
 WEIGHT_LIMIT = 100.0  # as core's Load LoRA
+BUNDLE = "bundle_emb."  # embeddings inside a LoRA file, which core's loader does not know
 
 
 class LoraError(ValueError):
@@ -165,6 +166,8 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
     lines = []
     for use in uses:
         tensors, metadata = use.load()
+        bundled = [k for k in tensors if k.startswith(BUNDLE)]
+        tensors = {k: t for k, t in tensors.items() if k not in bundled}
         tensors = with_comfy_names(tensors, metadata, names)
         unloaded = sorted(k for k in tensors if not _fits(k, names))
         if len(unloaded) == len(tensors):
@@ -175,6 +178,8 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
         if use.model_weight != 0 or use.clip_weight != 0:
             model, clip = _apply(model, clip, use, tensors, metadata)
         lines.append(_line(use, len(tensors), unloaded, clip is None))
+        if bundled:
+            lines.append(f"{use.label}: the embedding inside is read from a file of its own only.")
     return model, clip, "\n".join(lines) or "No LoRA."
 
 

@@ -1,0 +1,50 @@
+"""Trained embeddings where ComfyUI finds them: `embedding:NAME` in any prompt."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from .loras import keep_lora
+
+FOLDER = "embeddings"
+# below output/, where the LoRAs go as well: core looks there for those of its own accord
+folder_paths.add_model_folder_path(
+    FOLDER, os.path.join(folder_paths.get_output_directory(), FOLDER)
+)
+
+
+def keep_embedding(done: dict[str, Any], lora: str, name: str = "") -> tuple[str, list[dict]]:
+    """Copy a run's embedding into output/embeddings; (what to tell the user, files for the node).
+
+    A file of the same content keeps its name; another content never overwrites one, nor takes a
+    name that an embedding in another folder has, but gets a number.
+
+    Args:
+        done: the run's last event.
+        lora: name of the LoRA, which the embedding takes over.
+        name: what the job calls it instead.
+    """
+    if "embedding" not in done:
+        return "", []
+    root = Path(folder_paths.get_output_directory()) / FOLDER
+    # no letter at which ComfyUI would end the name in a prompt, or take it for a weight
+    wanted = name or re.sub(r"[^\w.+@/-]", "_", Path(lora).with_suffix("").as_posix())
+    stem, number = wanted, 1
+    while _elsewhere(root, stem):
+        number += 1
+        stem = f"{wanted}_{number:05}"
+    folder = (root / stem).parent
+    kept = Path(keep_lora(Path(done["embedding"]), folder, Path(stem).name, root))
+    said = kept.with_suffix("").as_posix()
+    line = f"write embedding:{said} in prompts, in place of {done['word']!r}"
+    subfolder = (Path(FOLDER) / kept).parent.as_posix()
+    return line, [{"filename": kept.name, "subfolder": subfolder, "type": "output"}]
+
+
+def _elsewhere(root: Path, stem: str) -> bool:
+    """Whether another folder of embeddings has this name: ComfyUI might take that one."""
+    others = [Path(f) for f in folder_paths.get_folder_paths(FOLDER) if Path(f) != root]
+    return any((f / f"{stem}{end}").is_file() for f in others for end in (".safetensors", ".pt"))

@@ -1,0 +1,148 @@
+"""The file of a new word in ComfyUI: `embedding:NAME` gives the conditioning that was trained."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tools.inprocess import load_pack
+from tools.server import ROOT
+from training import parse_job
+from training.adapter import add_adapter
+from training.checkpoint import load_unet
+from training.embedding_file import bundled, write_embedding
+from training.export import lora_tensors, write_lora
+from training.live_text import LiveText
+from training.plan import make_plan
+
+LIMIT = 1e-5
+
+
+@pytest.fixture(scope="module")
+def nano_in_comfy(comfy, nano, tmp_path_factory):
+    load_pack(ROOT / "demo" / "companion")
+    from comfy.sd import load_checkpoint_guess_config
+
+    folder = tmp_path_factory.mktemp("embeddings")
+    model, clip, _, _ = load_checkpoint_guess_config(
+        str(nano.checkpoint), embedding_directory=[str(folder)]
+    )
+    for part in (clip.cond_stage_model.clip_l, clip.cond_stage_model.clip_g):
+        part.float()
+    return SimpleNamespace(model=model, clip=clip, path=nano.checkpoint, folder=folder)
+
+
+@pytest.fixture
+def trained(nano_in_comfy, comfy, tmp_path):
+    """trained(vectors) -> plan, adapter with random vectors and the encoders that read them."""
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a photo", "utf-8")
+
+    def make(vectors: int, **sections):
+        job = parse_job(
+            {
+                "name": "zoe",
+                "base": {
+                    "checkpoint": str(nano_in_comfy.path),
+                    "tokenizer": str(comfy.path / "comfy" / "sd1_tokenizer"),
+                },
+                "dataset": {"folder": str(tmp_path), "trigger": "ohwx"},
+                "embedding": {"vectors": vectors, "bundle": True},
+                "memory": {"device": "cpu", "precision": "fp32"},
+                "folders": {"runs": str(tmp_path / "runs")},
+                **sections,
+            }
+        )
+        plan = make_plan(job)
+        live = LiveText(plan)
+        adapter = add_adapter(load_unet(plan.checkpoint), job, live.models)
+        random = torch.Generator().manual_seed(vectors)
+        with torch.no_grad():
+            for rows in adapter.word.parameters:
+                rows.normal_(std=0.5, generator=random)
+        return plan, adapter, live
+
+    return make
+
+
+def same(nano_in_comfy, live, prompts: dict[str, str]) -> None:
+    for ours, theirs in prompts.items():
+        with torch.no_grad():
+            context, pooled = live.encode(ours)
+        with torch.inference_mode():
+            tokens = nano_in_comfy.clip.tokenize(theirs)
+            expected, first = nano_in_comfy.clip.encode_from_tokens(tokens, return_pooled=True)
+        assert expected.shape[1:] == context.shape
+        torch.testing.assert_close(context, expected[0], atol=LIMIT, rtol=LIMIT)
+        torch.testing.assert_close(pooled, first[0], atol=LIMIT, rtol=LIMIT)
+
+
+@pytest.mark.parametrize("vectors", [1, 3, 10])
+def test_prompts_become_what_captions_became(nano_in_comfy, trained, vectors, caplog):
+    """At any place, twice, at the end of 75 tokens, in long prompts."""
+    plan, adapter, live = trained(vectors)
+    name = f"zoe{vectors}"
+    write_embedding(nano_in_comfy.folder / f"{name}.safetensors", adapter.state(), plan, {})
+    said = f"embedding:{name}"
+    texts = [
+        "ohwx",
+        "OHWX, a photo of a red dress",
+        "a photo of ohwx",
+        "a photo of ohwx and ohwx on a bench",
+        *(f"{'word ' * n}ohwx, on a bench" for n in (65, 70, 72, 73, 74, 75, 76, 148)),
+        f"ohwx {'word ' * 80} ohwx",
+    ]
+    prompts = {t: t.replace("ohwx", said).replace("OHWX", said) for t in texts}
+    same(nano_in_comfy, live, prompts)
+    adapter.enable(False)
+    same(nano_in_comfy, live, {"a photo of ohwx": "a photo of ohwx"})
+    assert "does not exist" not in caplog.text and "shape mismatch" not in caplog.text
+
+
+def test_together_with_trained_encoders(nano_in_comfy, trained, tmp_path):
+    """A LoRA of both text encoders and the word, each from its own file, at once."""
+    import comfy.sd
+
+    rates = {"learning_rate_1": 1e-4, "learning_rate_2": 1e-4}
+    plan, adapter, live = trained(
+        2, text_encoders=rates, saving={"precision": "fp32"}, adapter={"rank": 4}
+    )
+    with torch.no_grad():
+        for i, (_, pair) in enumerate(adapter.pairs()):
+            pair.up.normal_(std=0.02, generator=torch.Generator().manual_seed(i))
+    write_embedding(nano_in_comfy.folder / "both.safetensors", adapter.state(), plan, {})
+    tensors = lora_tensors(adapter.state(), plan.job, plan.checkpoint)
+    write_lora(tmp_path / "both.safetensors", tensors, {"ss_v2": "False"}, plan.checkpoint)
+    lora = load_file(tmp_path / "both.safetensors")
+    _, clip = comfy.sd.load_lora_for_models(nano_in_comfy.model, nano_in_comfy.clip, lora, 1.0, 1.0)
+    clip.load_model()
+    with_lora = SimpleNamespace(**{**vars(nano_in_comfy), "clip": clip})
+    try:
+        same(with_lora, live, {"a photo of ohwx": "a photo of embedding:both"})
+    finally:
+        clip.patcher.unpatch_model()
+
+
+def test_the_bundled_form(nano_in_comfy, trained, tmp_path, caplog, pack):
+    """As an embedding ComfyUI reads it too; its LoRA loader complains, ours says what it is."""
+    import importlib
+
+    import comfy.sd
+
+    plan, adapter, live = trained(2)
+    vectors = bundled(adapter.state(), plan)
+    assert set(vectors) == {"bundle_emb.zoe.clip_l", "bundle_emb.zoe.clip_g"}
+    save_file(vectors, nano_in_comfy.folder / "inside.safetensors")
+    same(nano_in_comfy, live, {"a photo of ohwx": "a photo of embedding:inside"})
+
+    tensors = lora_tensors(adapter.state(), plan.job, plan.checkpoint) | vectors
+    comfy.sd.load_lora_for_models(nano_in_comfy.model, None, tensors, 1.0, 1.0)
+    assert "lora key not loaded: bundle_emb.zoe.clip_l" in caplog.text  # so it is not the default
+    caplog.clear()
+    loras = importlib.import_module(f"{pack.__name__}.nodes.runtime.loras")
+    use = loras.LoraUse("zoe", 1.0, 1.0, tensors=tensors)
+    report = loras.apply_loras(nano_in_comfy.model, nano_in_comfy.clip, [use])[2]
+    assert "not loaded" not in caplog.text.lower() and "the embedding inside" in report

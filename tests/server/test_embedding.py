@@ -1,0 +1,98 @@
+"""A new word from the node to the prompt: trained, found by ComfyUI, used by its name."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.server.test_training import CHECKPOINT, SIZE, node, write_dataset
+from tools.client import ExecutionError
+
+TEXT = "a photo of {} on a bench"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def word_photos(server) -> None:
+    write_dataset(server.input_dir / "word_photos")
+
+
+def training(prefix: str, yaml: str = "", **options) -> dict:
+    steps = "embedding: {learning_rate: 0.05, until: 1.0}\nsamples: {steps: 2}\n"
+    return {
+        "data": node("TroupeLoadDataset", folder="word_photos", trigger="zoe"),
+        "options": node("TroupeTrainingOptions", yaml=yaml or steps),
+        "adapter": node("TroupeAdapterOptions", options=["options", 0], **options),
+        "train": node(
+            "TroupeTrainLora",
+            checkpoint=CHECKPOINT,
+            dataset=["data", 0],
+            preset="try out",
+            steps=4,
+            rank=4,
+            learning_rate=1e-4,
+            resolution=SIZE,
+            filename_prefix=prefix,
+            options=["adapter", 0],
+        ),
+    }
+
+
+def picture(server, word: str) -> np.ndarray:
+    graph = {
+        "base": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "text": node("CLIPTextEncode", clip=["base", 1], text=TEXT.format(word)),
+        "latent": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
+        "sample": node(
+            "KSampler",
+            model=["base", 0],
+            positive=["text", 0],
+            negative=["text", 0],
+            latent_image=["latent", 0],
+            denoise=1.0,
+            **{"steps": 4, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "seed": 1},
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="word"),
+    }
+    saved = server.client.run(graph, timeout=120)["save"]["images"][0]
+    return np.asarray(Image.open(io.BytesIO(server.client.view(**saved))), dtype=np.int16)
+
+
+def test_a_word_is_trained_and_used(server):
+    shown = server.client.run(training("cast/zoe", embedding_vectors=2), timeout=300)["train"]
+    assert "write embedding:cast/zoe in prompts, in place of 'zoe'" in shown["text"][0]
+    path = server.output_dir / "embeddings" / "cast" / "zoe.safetensors"
+    assert {k: v.shape[0] for k, v in load_file(path).items()} == {"clip_l": 2, "clip_g": 2}
+    assert [f["subfolder"] for f in shown["files"]] == ["loras/cast", "embeddings/cast"]
+    lora = load_file(server.output_dir / "loras" / "cast" / "zoe.safetensors")
+    assert not any(k.startswith("bundle_emb") for k in lora)
+
+    new, old = picture(server, "embedding:cast/zoe"), picture(server, "zoe")
+    assert np.abs(new - old).max() > 8
+    assert "does not exist" not in server.log_text()
+    np.testing.assert_array_equal(picture(server, "embedding:zoe"), new)
+
+    # again: the same file; another content under the same name, also in a folder of the user's
+    server.client.run(training("cast/zoe", embedding_vectors=2), timeout=300)
+    assert len(list(path.parent.glob("*.safetensors"))) == 1
+    other = training("cast/ann", embedding_vectors=3, embedding_init="a red coat")
+    taken = server.models_dir / "embeddings" / "cast" / "ann.safetensors"
+    taken.parent.mkdir(parents=True, exist_ok=True)
+    taken.write_bytes(path.read_bytes())
+    shown = server.client.run(other, timeout=300)["train"]
+    assert "write embedding:cast/ann_00002 in prompts" in shown["text"][0]
+
+
+@pytest.mark.parametrize(
+    ("yaml", "options", "message"),
+    [
+        ("embedding: {name: ../../x}", {"embedding_vectors": 1}, "embedding.name.*should hold"),
+        ("embedding: {word: ohwx}", {"embedding_vectors": 1}, "no caption names 'ohwx'"),
+        ("", {"embedding_vectors": 1, "embedding_init": "a red coat"}, "has 3 tokens for 1 vector"),
+    ],
+)
+def test_what_is_wrong_is_named(server, yaml, options, message):
+    with pytest.raises(ExecutionError, match=message):
+        server.client.run(training("wrong", yaml, **options), timeout=120)

@@ -79,6 +79,24 @@ def test_the_gradient_is_that_of_a_plain_extended_vocabulary(make_loop, tiny_mod
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-8)
 
 
+def test_shares_of_several_processes_add_up(make_loop):
+    """Each process sees the whole batch's captions and learns from its own pictures."""
+    from training.processes import Team
+
+    _, adapter, _, loop = make_loop({**WORD, "batch": {"size": 2}})
+    loop._loss([0, 3], 0)[1].backward()
+    whole = [p.grad for p in adapter.word.parameters]
+    parts = []
+    for rank in range(2):
+        _, adapter, _, loop = make_loop({**WORD, "batch": {"size": 2}})
+        loop._team = Team(rank, 2, rank)
+        loop._loss([0, 3], 0)[1].backward()
+        parts.append([p.grad for p in adapter.word.parameters])
+    for one, first, second in zip(whole, *parts, strict=True):
+        assert first.abs().max() > 1e-6 and not torch.equal(first, second)
+        torch.testing.assert_close(first + second, one, rtol=1e-4, atol=1e-8)
+
+
 def test_texts_without_the_word_stay_cached(make_loop):
     prompts = {"samples": {"at_end": True, "prompts": ["a picture", "zoe smiles"]}}
     changes = {**WORD, **prompts, "captions": {"dropout": 0.5}}

@@ -3,11 +3,14 @@
 import itertools
 import json
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.overrides import TorchFunctionMode
 
 from training import JobError, parse_job
 from training.follower import assemble
@@ -158,6 +161,57 @@ def test_an_error_inside_leaves_a_model_that_trains_on(assembled, copies, visit)
     for number in range(2):
         loop.step(number)
     assert copies["now"] == 0
+    assert all(torch.equal(t, expected[1].state()[n]) for n, t in adapter.state().items())
+
+
+class LateStream:
+    """Stands in for a side stream of a GPU: copies are made when somebody waits for them."""
+
+    def __init__(self):
+        self.pending, self.waited_for_main = [], 0
+
+    def wait_stream(self, main) -> None:
+        self.waited_for_main += 1
+
+    def catch_up(self) -> None:
+        while self.pending:
+            target, source = self.pending.pop(0)
+            target.copy_(source)
+
+    @contextmanager
+    def current(self):
+        stream = self
+
+        class Queue(TorchFunctionMode):
+            def __torch_function__(self, func, types, args=(), kwargs=None):
+                if func is not torch.Tensor.copy_:
+                    return func(*args, **(kwargs or {}))
+                assert kwargs == {"non_blocking": True}
+                stream.pending.append(args)
+                return args[0].fill_(float("nan"))
+
+        with Queue():
+            yield
+
+
+def test_what_is_copied_beside_the_computation_is_waited_for(assembled, monkeypatch):
+    """The order of waiting on a GPU, which the machines of these tests do not have."""
+    expected = assembled(OFF)
+    plan, adapter, _, loop = assembled(ON)
+    side = adapter.unet.streamer._side = LateStream()
+    main = SimpleNamespace(wait_stream=lambda stream: stream.catch_up())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream.current())
+    ahead, names = [], plan.memory.streamed
+    for name in names:
+        module = adapter.unet.get_submodule(name)
+        module.register_forward_pre_hook(lambda *_: ahead.append(bool(side.pending)))
+    for number in range(2):
+        assert loop.step(number).loss == expected[3].step(number).loss
+        assert not side.pending
+    one_way = [True] * (len(names) - 1) + [False]  # the next is on its way while one computes
+    assert ahead == one_way * 4
+    assert side.waited_for_main == 4 * len(names)
     assert all(torch.equal(t, expected[1].state()[n]) for n, t in adapter.state().items())
 
 

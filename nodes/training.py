@@ -23,7 +23,8 @@ from .runtime.trainer import free_models
 from .runtime.types import Dataset as DatasetSocket
 from .runtime.types import TrainingOptions
 from .runtime.watch import watch_training
-from .training_widgets import check_options, nested, parse_options, preset_widget, widget
+from .training_options import TroupeTrainingOptions
+from .training_widgets import nested, preset_widget, widget
 
 CATEGORY = "troupe/training"
 LORAS = "loras"  # below output/: ComfyUI looks for LoRAs there, so a new one is at once selectable
@@ -158,85 +159,6 @@ def _train_inputs() -> list[io.Input]:
             tooltip="From Training Options; what is set there wins over this node's widgets.",
         ),
     ]
-
-
-class TroupeTrainingOptions(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="TroupeTrainingOptions",
-            display_name="Training Options",
-            category=CATEGORY,
-            search_aliases=["lora options", "optimizer", "learning rate schedule", "yaml"],
-            description="Expert settings for Train LoRA. Everything a job knows can be written as "
-            "YAML, for example 'optimizer: {weight_decay: 0.02}'; unknown names are refused.",
-            inputs=[
-                widget("adapter.alpha", unset=0),
-                widget("adapter.targets"),
-                widget("batch.size"),
-                widget("batch.accumulation"),
-                widget("schedule.kind", unset=0),
-                widget("schedule.warmup", unset=-1),
-                widget("buckets.upscale"),
-                widget("memory.precision"),
-                widget("memory.gradient_checkpointing"),
-                widget("samples.negative"),
-                widget("samples.without_lora"),
-                widget("saving.every_steps"),
-                widget("saving.precision"),
-                io.String.Input(
-                    "yaml",
-                    default="",
-                    multiline=True,
-                    optional=True,
-                    tooltip="Any further settings as YAML sections; they win over the widgets. "
-                    "The help page lists them all.",
-                ),
-            ],
-            outputs=[
-                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
-            ],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        adapter_alpha: float = 0.0,
-        adapter_targets: str = "transformer",
-        batch_size: int = 1,
-        batch_accumulation: int = 1,
-        schedule_kind: str = "as preset",
-        schedule_warmup: float = -1.0,
-        buckets_upscale: bool = False,
-        memory_precision: str = "auto",
-        memory_gradient_checkpointing: str = "auto",
-        samples_negative: str = "",
-        samples_without_lora: bool = True,
-        saving_every_steps: int = 250,
-        saving_precision: str = "fp16",
-        yaml: str = "",
-    ) -> io.NodeOutput:
-        warmup = None if schedule_warmup < 0 else schedule_warmup
-        widgets = nested(
-            {
-                "adapter.alpha": adapter_alpha or None,
-                "adapter.targets": adapter_targets,
-                "batch.size": batch_size,
-                "batch.accumulation": batch_accumulation,
-                "schedule.kind": schedule_kind,
-                "schedule.warmup": warmup,
-                "buckets.upscale": buckets_upscale,
-                "memory.precision": memory_precision,
-                "memory.gradient_checkpointing": memory_gradient_checkpointing,
-                "samples.negative": samples_negative,
-                "samples.without_lora": samples_without_lora,
-                "saving.every_steps": saving_every_steps,
-                "saving.precision": saving_precision,
-            }
-        )
-        values = merge(widgets, parse_options(yaml))
-        check_options(values)
-        return io.NodeOutput(values)
 
 
 class TroupeApplyLoras(io.ComfyNode):

@@ -4,10 +4,21 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..training import PRESETS, JobError, all_settings, merge, parse_job, parse_text, setting
+from ..training import (
+    CARDS_GB,
+    PRESETS,
+    JobError,
+    all_settings,
+    merge,
+    parse_job,
+    parse_text,
+    setting,
+)
 from ..training.settings import PATHS
 
 AS_PRESET = "as preset"
+FREE = "what is free"
+CARDS = {f"{size} GB": size for size in CARDS_GB}
 # What a workflow may not decide: where files lie, and what has a node or a widget of its own.
 RESERVED = ("version", "name", "preset", "base", "dataset", "folders", "memory.device")
 
@@ -20,6 +31,19 @@ def preset_widget() -> io.Input:
         options=list(PRESETS),
         tooltip="Sets steps, rank, learning rate, schedule and weighting; any widget that is not 0 "
         f"and any option wins over it. {listed}.",
+    )
+
+
+def card_widget(id: str) -> io.Input:
+    """How much memory a run is planned for."""
+    return io.Combo.Input(
+        id,
+        options=[FREE, *CARDS],
+        default=FREE,
+        optional=True,
+        tooltip="Memory of the graphics card that training is planned for. Whatever it is, the "
+        "result is the same: what does not fit is computed twice or waits in main memory, as "
+        "little as has to be. what is free: measured when training starts.",
     )
 
 

@@ -36,6 +36,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "CARDS_GB": "presets",
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "DEFAULT_PRESET": "presets",

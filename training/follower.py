@@ -5,6 +5,7 @@ import torch
 from .adapter import Adapter, add_adapter
 from .cache import Encoded, encode
 from .checkpoint import load_unet
+from .compiled import compile_blocks
 from .live_text import LiveText
 from .loop import Loop
 from .plan import Plan
@@ -24,6 +25,8 @@ def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
     adapter = add_adapter(unet, plan.job, live.models if live else ())
     if streamed:
         Streamer(adapter, streamed, plan.device)
+    if plan.job.memory.compile != "off":
+        compile_blocks(unet)
     data.live = live
     loop = Loop(plan, adapter, data)
     if state.step:

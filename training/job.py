@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from .adapter_settings import AdapterSettings, EmbeddingSettings, TextEncoderSettings
 from .buckets import CROPS, STEPS, SUBJECT
+from .compiled import MODES as COMPILE_MODES
 from .data_settings import (
     AugmentSettings,
     CacheSettings,
@@ -131,6 +132,11 @@ class MemorySettings(_Section):
         "full",
         "How the frozen model's linear layers are kept: in 8 bit (int8, fp8) they need half the "
         "memory, and are a little slower and less exact.",
+    )
+    compile: Literal[COMPILE_MODES] = _outside(
+        "off",
+        "Compile the UNet's blocks with torch.compile: minutes at the start, then faster steps; "
+        "needs a C++ compiler, and triton on a GPU. The last bits of numbers differ.",
     )
     processes: int = _outside(
         1,

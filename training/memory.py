@@ -28,7 +28,6 @@ OPTIMIZER_BYTES["schedule_free"] = 8
 OTHER_OPTIMIZER_BYTES = 12
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
 SMALLEST_GB = 1e-3  # nothing fits, so everything is computed twice
-BUDGETS_GB = (8, 12, 16, 24)  # sizes of graphics cards that help and documentation speak of
 
 
 @dataclass(frozen=True)

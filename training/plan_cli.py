@@ -43,8 +43,9 @@ def describe(job_path: Path, assignments: Sequence[str]) -> list[str]:
         TrainingError: see `make_plan`.
     """
     from .cli import with_tokenizer
-    from .memory import BUDGETS_GB, spill_warning
+    from .memory import spill_warning
     from .plan import make_plan
+    from .presets import CARDS_GB
     from .settings import load_job, override
 
     plan = make_plan(with_tokenizer(load_job(job_path, override(list(assignments)))))
@@ -56,7 +57,7 @@ def describe(job_path: Path, assignments: Sequence[str]) -> list[str]:
         f"needs about {_line(plan.memory)}",
     ]
     card = torch.device("cuda")
-    for budget in BUDGETS_GB:
+    for budget in CARDS_GB:
         lines.append(f"with {budget:>3} GB: {_line(plan.memory_for(budget, card))}")
     if plan.job.memory.budget_gb:
         lines.append(f"budget: {plan.job.memory.budget_gb:.1f} GB")
@@ -70,6 +71,7 @@ def _line(plan) -> str:
     parts = {
         "weights": plan.weights,
         "adapter": plan.adapter,
+        "gradients": plan.gradients,
         "activations": plan.activations,
         "room to compute": plan.workspace,
     }
@@ -80,5 +82,8 @@ def _line(plan) -> str:
             f"; {len(plan.streamed)} parts ({plan.streamed_bytes / GIB:.1f} GB) streamed from main "
             f"memory, {plan.moved / GIB:.1f} GB moved per step"
         )
+    twice = ("; weights move within the backward pass" if plan.fused else "") + (
+        twice if plan.twice else ""
+    )
     fits = "" if plan.fits else "; does not fit"
-    return f"{plan.total / GIB:.1f} GB ({shown}{twice if plan.twice else ''}){fits}"
+    return f"{plan.total / GIB:.1f} GB ({shown}{twice}){fits}"

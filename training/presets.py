@@ -40,3 +40,4 @@ PRESETS = {
     )
 }
 DEFAULT_PRESET = "character"
+CARDS_GB = (8, 12, 16, 24)  # memory of graphics cards that widgets and documentation speak of

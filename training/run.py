@@ -16,6 +16,7 @@ from . import pausing
 from .adapter import Adapter
 from .board import Board
 from .cache import Encoded, encode
+from .compiled import check_compiler
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
 from .embedding_file import EMBEDDING_FILE, bundled, write_embedding
 from .errors import TrainingError
@@ -65,6 +66,8 @@ def run_job(
         torch.OutOfMemoryError: see `out_of_memory_advice`.
     """
     plan = make_plan(job)
+    if job.memory.compile != "off":
+        check_compiler(plan.device)
     with plan.team.joined(plan.device):
         if plan.team.leads:
             return _lead(plan, events, should_stop)

@@ -9,7 +9,8 @@ from training import JobError, parse_job
 from training.adapter_size import all_units, measure_adapter
 from training.checkpoint import empty_models
 from training.follower import assemble
-from training.memory import BUDGETS_GB, GIB, apply_plan, choose, needs_of
+from training.memory import GIB, apply_plan, choose, needs_of
+from training.presets import CARDS_GB
 from training.quantize import RoundedLinear, round_weights
 from training.settings import merge
 from training.state import State
@@ -97,10 +98,10 @@ def test_full_sdxl_fits_the_cards_people_have(sdxl_unet, sdxl_config):
     assert most.gradients == pytest.approx(42.6e6 * 4, rel=0.01)  # rank 16
     assert 5 * GIB < most.activations < 9 * GIB
     assert least.activations < most.activations / 5
-    plans = {gb: choose(needs, "auto", round(gb * 0.94 * GIB)) for gb in BUDGETS_GB}
+    plans = {gb: choose(needs, "auto", round(gb * 0.94 * GIB)) for gb in CARDS_GB}
     assert all(plan.fits for plan in plans.values()), plans
     assert plans[24].twice == () and plans[24].extra == 0
-    extra = [plans[gb].extra for gb in BUDGETS_GB]
+    extra = [plans[gb].extra for gb in CARDS_GB]
     assert extra == sorted(extra, reverse=True) and extra[0] > extra[1] > 0
     rounded = full_sdxl(sdxl_unet, sdxl_config, base_weights="int8")
     assert choose(rounded, "on", None).total < 0.7 * least.total

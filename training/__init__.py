@@ -23,7 +23,8 @@ The way of the data:
 
 The `adapter` is put together from `targets` (which layers, ranks and rates), `kinds` (LoRA, DoRA,
 LoKr, ...: how each is put in, starts and is written) and `masters` (how they compute); `live_text`
-keeps text encoders in memory that learn as well.
+keeps text encoders in memory that learn as well, or that read a new word (`tokens`, `embedding`;
+its file is `embedding_file`'s).
 
 Files of adapters are read in any spelling by `lorafile` (`lora_names`), and made into others by
 `fileops` (`bake`, `lowrank`, `weights`, `inspection`); `files_cli` has the commands.

@@ -13,7 +13,7 @@ import torch
 
 from .embedding import KEYS, vectors_of
 from .errors import ExportError, FileError
-from .lorafile import BUNDLE, read_safetensors
+from .lorafile import BUNDLE, is_bundled, read_safetensors
 from .tensorfile import serialize, write_bytes
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def bundles_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch
     """name -> key -> vectors of the embeddings inside a LoRA file."""
     out: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.startswith(BUNDLE) and key.count(".") >= 2:
+        if is_bundled(key, tensor):
             name, _, part = key.removeprefix(BUNDLE).partition(".")
-            out.setdefault(name, {})[part] = tensor
+            out.setdefault(name, {})[part] = tensor.reshape(-1, tensor.shape[-1])
     return out
 
 

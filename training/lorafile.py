@@ -76,7 +76,7 @@ class LoraFile:
     @property
     def strange(self) -> list[str]:
         """Keys that are no part of an adapter, nor of an embedding bundled with it."""
-        return sorted(k for k in self.rest if not k.startswith(BUNDLE))
+        return sorted(k for k, tensor in self.rest.items() if not is_bundled(k, tensor))
 
 
 def read_safetensors(path: Path) -> tuple[Parts, dict[str, str]]:
@@ -167,6 +167,11 @@ def alpha_from_metadata(
         return float(alpha) * root if isinstance(alpha, int | float) else None
     except (ValueError, AttributeError):
         return None
+
+
+def is_bundled(key: str, tensor: torch.Tensor) -> bool:
+    """Whether a tensor of a LoRA file holds vectors of an embedding: `bundle_emb.NAME.PART`."""
+    return key.startswith(BUNDLE) and key.count(".") >= 2 and tensor.ndim in (1, 2)
 
 
 def split_key(key: str) -> tuple[str, str]:

@@ -150,6 +150,34 @@ def test_vectors_are_drawn_to_the_mean_length(make_loop):
         torch.testing.assert_close(rows.norm(dim=1), mean.expand(2))
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"weights": "bf16"},
+        {"kind": "lion"},
+        {"kind": "adafactor"},
+        {"kind": "other", "name": "torch.optim:NAdam"},
+    ],
+    ids=str,
+)
+def test_every_optimizer_moves_the_vectors_and_decays_none(make_loop, optimizer):
+    """A step whose gradient is zero moves nothing: neither decay nor the other weights' type."""
+    changes = {**FREE, "optimizer": {**optimizer, "weight_decay": 0.1}, "schedule": {"warmup": 0}}
+    _, adapter, _, loop = make_loop(changes)
+    before = vectors(adapter)
+    for p in adapter.word.parameters:
+        p.grad = torch.zeros_like(p)
+    loop.updater.clip()
+    loop.updater.step(0)
+    loop.updater.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(before, vectors(adapter), strict=True))
+    assert not loop.step(1).skipped
+    after = vectors(adapter)
+    assert all(
+        torch.isfinite(a).all() and (a != b).any() for a, b in zip(after, before, strict=True)
+    )
+
+
 def test_the_vectors_rest_after_their_share_of_the_steps(make_loop):
     """Then texts are encoded once, and are what encoding them anew would give."""
     resting = {"embedding": {**WORD["embedding"], "until": 0.5}}

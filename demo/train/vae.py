@@ -16,9 +16,9 @@ from .config import SIZE_PX
 from .loop import Plan, arguments, run_stage
 from .narrow import NarrowVae, start
 
-PLAN = Plan(steps=24_000, learning_rate=6e-4, warmup=50, average=0.998, muon=True)
+PLAN = Plan(steps=16_000, learning_rate=6e-4, warmup=50, average=0.998, final=0.35, muon=True)
 CROP_PX = 64
-HEAD_WEIGHT = 4.0  # faces are small, and what people look at
+PERSON_WEIGHT, HEAD_WEIGHT = 3.0, 6.0  # limbs and faces are small, and what people look at
 DISTURB = 0.08  # deviation of the noise on latents of deviation 1
 
 
@@ -61,8 +61,10 @@ class VaeStage:
             y = min(max(int(point[1]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
         crop = slice(y, y + CROP_PX), slice(x, x + CROP_PX)
         pixels = torch.from_numpy(rendered.picture[crop].copy()).permute(2, 0, 1)
-        head = torch.from_numpy(rendered.mask("head")[crop].copy())
-        return pixels.float() / 127.5 - 1, 1 + (HEAD_WEIGHT - 1) * head[None].float()
+        weight = torch.ones(1, CROP_PX, CROP_PX)
+        for region, value in (("person", PERSON_WEIGHT), ("head", HEAD_WEIGHT)):
+            weight[:, torch.from_numpy(rendered.mask(region)[crop] > 0)] = value
+        return pixels.float() / 127.5 - 1, weight
 
     def loss(self, batch, generator):
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)

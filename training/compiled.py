@@ -20,7 +20,7 @@ VARIANTS = 64  # of one block: widths, ranks, sizes, with and without gradients 
 def compile_blocks(unet: torch.nn.Module, backend: str = BACKEND) -> int:
     """Compile every transformer block and resnet of a UNet when it first runs; returns how many.
 
-    Blocks whose weights are streamed stay as they are: their weights come and go.
+    Weights of streamed blocks come and go outside of what is compiled.
     """
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
@@ -29,9 +29,8 @@ def compile_blocks(unet: torch.nn.Module, backend: str = BACKEND) -> int:
     count = 0
     for module in unet.modules():
         if isinstance(module, BasicTransformerBlock | ResnetBlock2D):
-            if not hasattr(module, "streamer"):
-                module.compile(backend=backend)
-                count += 1
+            module.compile(backend=backend)
+            count += 1
     return count
 
 

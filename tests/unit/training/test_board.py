@@ -3,7 +3,6 @@
 import shutil
 import sys
 from collections import namedtuple
-from types import SimpleNamespace
 
 import pytest
 
@@ -19,31 +18,30 @@ def test_without_the_package_the_job_is_refused_before_anything_runs(train, tmp_
     assert not list(tmp_path.glob("runs/*/states"))
 
 
-def test_curves_go_where_tensorboard_finds_them(train, tmp_path, monkeypatch):
-    """A writer that keeps what it is given in place of the package, which is optional."""
-    written, made = [], []
+def test_tensorboard_reads_the_curves_of_a_run_in_two_parts(train, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    class Writer:
-        def __init__(self, folder, purge_step):
-            made.append((folder, purge_step))
-
-        def add_scalar(self, label, value, step):
-            written.append((label, value, step))
-
-        def flush(self):
-            pass
-
-        close = flush
-
-    monkeypatch.setitem(sys.modules, WRITER, SimpleNamespace(SummaryWriter=Writer))
-    changes = {"saving": {"tensorboard": True, "every_steps": 1}, "schedule": {"steps": 3}}
-    _, events = train(changes, should_stop=lambda: len(written) > 6)
+    changes = {"saving": {"tensorboard": True, "every_steps": 1}, "schedule": {"steps": 4}}
+    # the state of the third step is lost, so that step is written again
+    _, events = train(changes, should_stop=lambda: len(saved(tmp_path)) == 2)
+    assert events[-1]["step"] == 3
+    saved(tmp_path)[-1].unlink()
     _, more = train(changes)
-    assert made[0][0].endswith("tensorboard")
-    assert [step for _, step in made] == [1, more[0]["resumed_from"] + 1]
-    losses = [(step, value) for label, value, step in written if label == "loss/step"]
-    assert losses == [(e["step"], e["loss"]) for e in events + more if e["event"] == "step"]
-    assert {"learning_rate", "loss/mean"} <= {label for label, _, _ in written}
+    assert more[0]["resumed_from"] == 2
+    (folder,) = tmp_path.glob("runs/*/tensorboard")
+    found = EventAccumulator(str(folder))
+    found.Reload()
+    assert {"loss/step", "loss/mean", "learning_rate", "memory/mb"} <= set(found.Tags()["scalars"])
+    for label, name in (("loss/step", "loss"), ("learning_rate", "learning_rate")):
+        told = [(e["step"], e[name]) for e in events + more if e["event"] == "step"]
+        assert [step for step, _ in told] == [1, 2, 3, 3, 4]
+        curve = [(point.step, point.value) for point in found.Scalars(label)]
+        expected = [*told[:2], *told[3:]]  # what the first part wrote beyond its state is void
+        assert curve == [(step, pytest.approx(value)) for step, value in expected]
+
+
+def saved(folder):
+    return sorted(folder.glob("runs/*/states/*.safetensors"))
 
 
 def test_a_disk_that_will_run_full_is_told_beforehand(train, monkeypatch):

@@ -187,6 +187,11 @@ class SavingSettings(_Section):
     tensorboard: bool = _outside(
         False, "Also write the curves for TensorBoard; needs the package tensorboard."
     )
+    wandb: Literal["disabled", "offline", "online"] = _outside(
+        "disabled",
+        "Also log the curves with Weights & Biases, needs the package wandb; offline: into the "
+        "run's folder, for 'wandb sync' later; online: after 'wandb login'.",
+    )
     thumbnail: bool = _outside(True, "Put a small sample picture into the file's metadata.")
     diffusers: bool = _outside(
         False, "Also write lora_diffusers.safetensors, which diffusers and PEFT load."

@@ -36,6 +36,7 @@ from .processes import Team
 from .room import room_warning
 from .state import RunLock, State, States, capture
 from .tensorfile import write_bytes
+from .wandb_log import WandbLog
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +77,19 @@ def run_job(
 
 def _lead(plan: Plan, events: Events, should_stop: Callable[[], bool]) -> Outcome:
     with RunLock(plan.run_dir):
-        board = Board(plan.run_dir) if plan.job.saving.tensorboard else None
-        if board:
+        saving, boards = plan.job.saving, []
+        if saving.tensorboard:
+            boards.append(Board(plan.run_dir))
+        if saving.wandb != "disabled":
+            boards.append(WandbLog(plan))
+        for board in boards:
             events.listen(board)
         events.keep_in(plan.run_dir / "events.jsonl")
         try:
             return _Run(plan, events, should_stop).go()
         finally:
             events.close()
-            if board:
+            for board in boards:
                 board.close()
 
 

@@ -15,7 +15,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
-from .runtime.embeddings import keep_embedding
+from .runtime.embeddings import keep_embeddings
 from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
 from .runtime.paths import PathError, inside, save_location
 from .runtime.progress import sample_picture
@@ -117,8 +117,8 @@ class TroupeTrainLora(io.ComfyNode):
         free_models()
         done, warnings = watch_training(job, _troupe_folder() / "logs", cls.hidden)
         name = keep_lora(Path(done["lora"]), folder, stem, _loras_folder())
-        said, files = keep_embedding(done, name, job["embedding"]["name"])
-        shown = _train_result(cls, done, name, subfolder, [said, *warnings] if said else warnings)
+        said, files = keep_embeddings(done, name, job["embedding"]["name"])
+        shown = _train_result(cls, done, name, subfolder, said + warnings)
         shown.ui["files"] += files
         return shown
 

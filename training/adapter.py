@@ -40,7 +40,7 @@ class Adapter:
         plans: the adapted layers, in the models' order.
         names: their names: diffusers names, with a prefix for text encoders'.
         kind: what the layers hold.
-        word: a new word that is learnt with them.
+        words: new words that are learnt with them.
         rank, alpha: of layers without a rank of their own.
     """
 
@@ -57,7 +57,7 @@ class Adapter:
         self.plans = list(plans)
         self.names = [p.key for p in plans]
         self.kind = kind
-        self.word: NewWord | None = None
+        self.words: NewWords | None = None
         self.rank = rank
         self.alpha = alpha
 
@@ -98,27 +98,27 @@ class Adapter:
                 factor = plan.rate * (up_factor if name == "up" else 1.0)
                 groups.setdefault(factor, []).append(tensor)
         made = [{"params": p, "factor": factor} for factor, p in groups.items()]
-        return made + ([self.word.group()] if self.word else [])
+        return made + ([self.words.group()] if self.words else [])
 
     def state(self) -> dict[str, torch.Tensor]:
-        """`<layer>.<short name of the tensor>`, detached but not copied; a new word's vectors."""
+        """`<layer>.<short name of the tensor>`, detached but not copied; vectors of new words."""
         out = {f"{p.key}.{name}": tensor.detach() for p, name, tensor in self._tensors()}
-        return out | (self.word.state() if self.word else {})
+        return out | (self.words.state() if self.words else {})
 
     @torch.no_grad()
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         """Copy tensors from `state()` of an equal adapter into this one."""
         for plan, name, tensor in self._tensors():
             tensor.copy_(state[f"{plan.key}.{name}"])
-        for name, tensor in (self.word.state() if self.word else {}).items():
+        for name, tensor in (self.words.state() if self.words else {}).items():
             tensor.copy_(state[name])
 
     def enable(self, enabled: bool) -> None:
         """Switch the adapter's effect on or off without touching its weights."""
         for plan in self.plans:
             self.layer(plan).enable_adapters(enabled)
-        if self.word:
-            self.word.enable(enabled)
+        if self.words:
+            self.words.enable(enabled)
 
     def train(self, mode: bool = True) -> None:
         """Put every adapted model into training mode (dropout works) or out of it."""
@@ -164,7 +164,7 @@ def add_adapter(
     trainable = {id(p) for m in models.values() for p in m.parameters() if p.requires_grad}
     if trainable != {id(p) for p in adapter.parameters()}:
         raise JobError("The installed peft adapted other layers than asked for: update peft.")
-    adapter.word = NewWord.of(text_encoders, job)
+    adapter.words = NewWords.of(text_encoders, job)
     if job.adapter.start_from:
         start_from(adapter, job.adapter.start_from)
     return adapter

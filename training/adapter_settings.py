@@ -102,22 +102,24 @@ class TextEncoderSettings(Section):
 
 
 class EmbeddingSettings(Section):
-    """A new word, learnt together with the LoRA: vectors that prompts use as `embedding:NAME`."""
+    """New words, learnt together with the LoRA: vectors that prompts use as `embedding:NAME`."""
 
     vectors: int = setting(
         0,
-        "How many vectors stand for the word; 0 = no word is learnt. 1 to 4 are usual: each takes "
+        "How many vectors stand for a new word; 0 = none is learnt. 1 to 4 are usual: each takes "
         "the place of a token in every prompt.",
         ge=0,
         le=64,
     )
-    word: Annotated[str, Field(max_length=100)] = setting(
-        "", "The word in the captions that the vectors replace; empty: the dataset's trigger."
+    words: Annotated[str, Field(max_length=1000)] = setting(
+        "",
+        "The words in the captions that vectors replace, separated by commas; empty: the dataset's "
+        "triggers.",
     )
     init: Annotated[str, Field(max_length=1000)] = setting(
         "",
         "What the vectors start as, such as 'woman' or 'red coat': no more tokens than vectors; "
-        "empty: noise.",
+        "for several words one text or one for each, separated by commas; empty: noise.",
     )
     learning_rate: float = setting(
         3e-4, "Learning rate of the vectors; the schedule is that of the LoRA.", gt=0, le=1
@@ -137,7 +139,9 @@ class EmbeddingSettings(Section):
         le=1,
     )
     name: Annotated[str, Field(max_length=100)] = outside(
-        "", "Name of the embedding's file, for `embedding:NAME`; empty: that of the LoRA."
+        "",
+        "Name of the embedding's file, for `embedding:NAME`; empty: that of the LoRA. With several "
+        "words each is added to it.",
     )
     bundle: bool = outside(
         False,
@@ -145,11 +149,11 @@ class EmbeddingSettings(Section):
         "ComfyUI reads them from their own file only and complains of these keys.",
     )
 
-    @field_validator("word")
+    @field_validator("words")
     @classmethod
-    def _a_word(cls, value: str) -> str:
-        if any(c in "{}|,\n\r" for c in value):
-            raise ValueError("should be one word or name, without commas, braces and lines")
+    def _words(cls, value: str) -> str:
+        if any(c in "{}|\n\r" for c in value):
+            raise ValueError("should be words or names, without braces and lines")
         return value
 
     @field_validator("name")

@@ -193,7 +193,7 @@ def encode(plan: Plan, further_texts: Sequence[str], progress: Progress) -> Enco
     versions = _plan_versions(plan)
     _cache_latents(plan, versions, progress)
     warnings = _cache_masks(plan, versions)
-    live = [t for t in texts if plan.placeholder and plan.placeholder.named_in(t)]
+    live = [t for t in texts if plan.words and plan.words.named_in(t)]
     # prompts are also shown without what is learnt: there the word is what it always was
     cached = [t for t in texts if t not in live or t in further_texts]
     text_files, lengths = _cache_texts(plan, cached, progress)
@@ -346,11 +346,11 @@ def _cache_texts(
 
 
 def _live_lengths(plan: Plan, texts: Sequence[str]) -> dict[str, int]:
-    """Tokens of texts that hold the new word, its vectors counted."""
+    """Tokens of texts that hold new words, their vectors counted."""
     if not texts:
         return {}
     tokenizer, limit = Tokenizer(plan.job.base.tokenizer), plan.job.captions.max_tokens
-    return {text: tokenizer.chunks(text, limit, plan.placeholder)[2] for text in texts}
+    return {text: tokenizer.chunks(text, limit, plan.words)[2] for text in texts}
 
 
 def _too_long(plan: Plan, captions: CaptionVariants, lengths: dict[str, int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A new word: vectors that both text encoders read in its place, learnt beside the adapter.
+"""New words: vectors that both text encoders read in their place, learnt beside the adapter.
 
 Textual inversion (arXiv 2208.01618) together with a LoRA, which diffusers' advanced DreamBooth
 script calls pivotal tuning: the word says who, the LoRA how it looks. The encoders stay frozen
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .captions import holds_phrase
 from .errors import JobError
 from .rng import generator
-from .tokens import NEW, Placeholder, Tokenizer
+from .tokens import NEW, Tokenizer, Words
 from .variants import CaptionVariants
 
 if TYPE_CHECKING:
@@ -23,61 +24,78 @@ KEYS = ("clip_l", "clip_g")  # what SDXL's two text encoders are called in embed
 PREFIX = "embedding."  # of the vectors among an adapter's tensors
 
 
-# --------------------------------------------------------------------------------- the word
+# -------------------------------------------------------------------------------- the words
 
 
-def find_placeholder(job: "TrainingJob", dataset: "Dataset") -> Placeholder | None:
-    """The word of a job, the dataset's trigger if it names none; None where none is learnt.
+def find_words(job: "TrainingJob", dataset: "Dataset") -> Words | None:
+    """The new words of a job, the dataset's triggers if it names none; None if none is learnt.
 
     Args:
         dataset: what is trained on.
 
     Raises:
-        JobError: there is no word or several, no caption holds it, it has a meaning already, or
-            the first values do not fit.
+        JobError: there is no word, no caption holds it, it has a meaning already, or the first
+            values do not fit.
     """
     settings = job.embedding
     if not settings.vectors:
         return None
-    triggers = list(dict.fromkeys(i.trigger for i in dataset.items if i.trigger and not i.prior))
-    word = settings.word.strip() or _only(triggers)
-    placeholder = Placeholder(word, settings.vectors)
-    captions = CaptionVariants(job.captions, job.seed)
-    if not any(map(placeholder.named_in, captions.all(dataset.items))):
+    triggers = [i.trigger for i in dataset.items if i.trigger and not i.prior]
+    named = [word.strip() for word in settings.words.split(",")]
+    words = _each_once([word for word in named if word] or triggers)
+    if not words:
         raise JobError(
-            f"Setting 'embedding.word': no caption names {word!r}: write it into the captions, or "
-            "give the dataset this trigger."
+            "Setting 'embedding.words': the dataset has no trigger: name the word that stands for "
+            "what is learnt."
         )
+    captions = CaptionVariants(job.captions, job.seed).all(dataset.items)
     tokenizer = Tokenizer(job.base.tokenizer)
-    if word.lower() not in (t.lower() for t in triggers) and len(tokenizer.numbers(word)) == 1:
+    known = {trigger.lower() for trigger in triggers}
+    for word in words:
+        if not any(holds_phrase(caption, word) for caption in captions):
+            raise JobError(
+                f"Setting 'embedding.words': no caption names {word!r}: write it into the "
+                "captions, or give the dataset this trigger."
+            )
+        if word.lower() not in known and len(tokenizer.numbers(word)) == 1:
+            raise JobError(
+                f"Setting 'embedding.words': {word!r} is a word the model knows, and would lose "
+                "its meaning wherever captions use it: choose a word of your own, or make it the "
+                "trigger."
+            )
+    found = Words(words, settings.vectors)
+    _starts(settings, found, tokenizer)
+    return found
+
+
+def _each_once(words: Sequence[str]) -> tuple[str, ...]:
+    out: dict[str, str] = {}
+    for word in words:
+        out.setdefault(word.lower(), word)
+    return tuple(out.values())
+
+
+def _starts(settings: "EmbeddingSettings", words: Words, tokenizer: Tokenizer) -> list[list[int]]:
+    """The tokens whose vectors are the first values of each word's, none for noise."""
+    texts = [text.strip() for text in settings.init.split(",")]
+    if len(words.words) == 1:  # which may start as a text with commas
+        texts = [settings.init]
+    if len(texts) == 1:
+        texts *= len(words.words)
+    if len(texts) != len(words.words):
         raise JobError(
-            f"Setting 'embedding.word': {word!r} is a word the model knows, and would lose its "
-            "meaning wherever captions use it: choose a word of your own, or make it the trigger."
+            f"Setting 'embedding.init': {len(texts)} texts for the words "
+            f"{', '.join(words.words)}: give one for all, or one for each."
         )
-    _start_numbers(settings, tokenizer)
-    return placeholder
-
-
-def _only(triggers: Sequence[str]) -> str:
-    if len(triggers) == 1:
-        return triggers[0]
-    found = f"the triggers {', '.join(triggers)}" if triggers else "no trigger"
-    raise JobError(
-        f"Setting 'embedding.word': the dataset has {found}: name the word that stands for what "
-        "is learnt."
-    )
-
-
-def _start_numbers(settings: "EmbeddingSettings", tokenizer: Tokenizer) -> list[int]:
-    """The tokens whose vectors are the first values."""
-    numbers = tokenizer.numbers(settings.init)
-    if len(numbers) > settings.vectors:
-        there = f"{settings.vectors} vector" + ("s" if settings.vectors > 1 else "")
-        raise JobError(
-            f"Setting 'embedding.init': {settings.init!r} has {len(numbers)} tokens for "
-            f"{there}: raise embedding.vectors to {len(numbers)}, or shorten it."
-        )
-    return numbers
+    out = [tokenizer.numbers(text) for text in texts]
+    for text, numbers in zip(texts, out, strict=True):
+        if len(numbers) > words.vectors:
+            there = f"{words.vectors} vector" + ("s" if words.vectors > 1 else "")
+            raise JobError(
+                f"Setting 'embedding.init': {text!r} has {len(numbers)} tokens for {there}: raise "
+                f"embedding.vectors to {len(numbers)}, or shorten it."
+            )
+    return out
 
 
 # ------------------------------------------------------------------------------ the vectors
@@ -88,7 +106,7 @@ class NewRows(torch.nn.Module):
 
     Args:
         table: the model's own embedding; stays frozen and untouched.
-        rows: (N, C) float32; cast to the table's type where they are read.
+        rows: (W N, C) float32; cast to the table's type where they are read.
     """
 
     def __init__(self, table: torch.nn.Embedding, rows: torch.Tensor):
@@ -110,31 +128,35 @@ class NewRows(torch.nn.Module):
 
 
 def add_rows(
-    encoders: Sequence[torch.nn.Module], job: "TrainingJob", tokenizer: Tokenizer
+    encoders: Sequence[torch.nn.Module],
+    words: Words,
+    job: "TrainingJob",
+    tokenizer: Tokenizer,
 ) -> list[NewRows]:
-    """Give both text encoders the job's new rows with their first values.
+    """Give both text encoders rows for new words, with their first values.
 
     These are the vectors of `embedding.init`, in turn if there are fewer, else noise as wide as
     the table.
     """
-    settings, added = job.embedding, []
-    numbers = _start_numbers(settings, tokenizer)
+    starts, added = _starts(job.embedding, words, tokenizer), []
     for key, encoder in zip(KEYS, encoders, strict=True):
         table = encoder.get_input_embeddings()
         weight = table.weight.detach().float()
-        if numbers:
-            rows = weight[[numbers[i % len(numbers)] for i in range(settings.vectors)]].clone()
-        else:
-            random = generator(job.seed, "embedding", key)
-            rows = torch.randn(settings.vectors, weight.shape[1], generator=random)
-            rows = rows.to(weight.device) * weight.std()
-        added.append(NewRows(table, rows))
+        rows = []
+        for word, numbers in zip(words.words, starts, strict=True):
+            if numbers:
+                rows.append(weight[[numbers[i % len(numbers)] for i in range(words.vectors)]])
+            else:
+                random = generator(job.seed, "embedding", key, word.lower())
+                noise = torch.randn(words.vectors, weight.shape[1], generator=random)
+                rows.append(noise.to(weight.device) * weight.std())
+        added.append(NewRows(table, torch.cat(rows)))
         encoder.set_input_embeddings(added[-1])
     return added
 
 
-class NewWord:
-    """The vectors of the word in both text encoders, as an adapter trains them."""
+class NewWords:
+    """The vectors of new words in both text encoders, as an adapter trains them."""
 
     def __init__(self, rows: Sequence[NewRows], job: "TrainingJob"):
         self._rows = list(rows)
@@ -145,14 +167,14 @@ class NewWord:
         self.learn(0)
 
     @classmethod
-    def of(cls, encoders: Sequence[torch.nn.Module], job: "TrainingJob") -> "NewWord | None":
-        """The word that was added to these text encoders, None if there is none."""
+    def of(cls, encoders: Sequence[torch.nn.Module], job: "TrainingJob") -> "NewWords | None":
+        """The words that were added to these text encoders, None if there are none."""
         rows = [m for encoder in encoders for m in encoder.modules() if isinstance(m, NewRows)]
         return cls(rows, job) if rows else None
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Vectors (N, C) of CLIP-L and of bigG."""
+        """Vectors (W N, C) of CLIP-L and of bigG."""
         return [module.rows for module in self._rows]
 
     def learn(self, number: int) -> None:
@@ -161,7 +183,7 @@ class NewWord:
             rows.requires_grad_(number < self._last)
 
     def complete_gradients(self) -> None:
-        """A step whose captions do not name the word is one of gradient zero, as for any row."""
+        """A step whose captions name no new word is one of gradient zero, as for any row."""
         for rows in self.parameters:
             if rows.requires_grad and rows.grad is None:
                 rows.grad = torch.zeros_like(rows)
@@ -197,6 +219,6 @@ def draw_to_norm(rows: torch.Tensor, norm: float, strength: float) -> None:
 
 
 def vectors_of(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The vectors among an adapter's tensors: "clip_l" (N, C_l), "clip_g" (N, C_g), float32."""
+    """The vectors among an adapter's tensors, word by word: "clip_l" (W N, C_l), "clip_g"."""
     found = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     return {key: v.detach().cpu().float().contiguous() for key, v in found.items()}

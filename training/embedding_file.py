@@ -15,11 +15,11 @@ from .embedding import KEYS, vectors_of
 from .errors import ExportError, FileError
 from .lorafile import BUNDLE, is_bundled, read_safetensors
 from .tensorfile import serialize, write_bytes
+from .tokens import Words
 
 if TYPE_CHECKING:
     from .plan import Plan
 
-EMBEDDING_FILE = "embedding.safetensors"
 ARCHITECTURE = "stable-diffusion-xl-v1-base/textual-inversion"
 
 
@@ -28,58 +28,80 @@ def embedding_name(plan: "Plan") -> str:
     return plan.job.embedding.name or re.sub(r"[^\w+@-]", "_", plan.job.name)
 
 
-def write_embedding(
-    path: Path,
+def suffixes(words: Words) -> list[str]:
+    """What each word adds to the name of its file: nothing for a single one."""
+    if len(words.words) == 1:
+        return [""]
+    plain = ["_" + re.sub(r"[^\w+@-]", "_", word) for word in words.words]
+    return [f"{s}_{i}" if plain.index(s) != i else s for i, s in enumerate(plain)]
+
+
+def _of_each(weights: Mapping[str, torch.Tensor], words: Words) -> list[dict[str, torch.Tensor]]:
+    tensors = vectors_of(weights)
+    if set(tensors) != set(KEYS) or not all(torch.isfinite(t).all() for t in tensors.values()):
+        raise ExportError(
+            "The embedding holds numbers that are not finite: train again with a lower "
+            "embedding.learning_rate."
+        )
+    parts = {key: tensor.split(words.vectors) for key, tensor in tensors.items()}
+    return [{k: v[i].clone() for k, v in parts.items()} for i in range(len(words.words))]
+
+
+def write_embeddings(
+    folder: Path,
     weights: Mapping[str, torch.Tensor],
     plan: "Plan",
     metadata: Mapping[str, str],
-) -> None:
-    """Write a new word's vectors among `Adapter.state()`, float32 whatever the LoRA is in.
+) -> list[tuple[str, str, Path]]:
+    """Write the vectors of new words among `Adapter.state()`: (word, suffix, file) of each.
+
+    They are float32, whatever the LoRA is in.
 
     Args:
         metadata: of the LoRA; what it says about who made it and of what is taken over.
 
     Raises:
-        ExportError: a number is not finite, or the file cannot be read back.
+        ExportError: a number is not finite, or a file cannot be read back.
         OSError: the disk is full or not writable.
     """
-    tensors = _sound(vectors_of(weights))
+    out, words = [], plan.words
+    each = zip(words.words, suffixes(words), _of_each(weights, words), strict=True)
+    for word, suffix, tensors in each:
+        path = folder / f"embedding{suffix}.safetensors"
+        write_bytes(path, serialize(tensors, _about(word, metadata)))
+        try:
+            found, _ = read_safetensors(path)
+        except FileError as error:
+            raise ExportError(f"Embedding {path.name!r} cannot be read back: {error}") from None
+        if any(not torch.equal(found.get(k, tensors[k][:0]), t) for k, t in tensors.items()):
+            raise ExportError(f"Embedding {path.name!r} does not hold what was written.")
+        out.append((word, suffix, path))
+    return out
+
+
+def _about(word: str, metadata: Mapping[str, str]) -> dict[str, str]:
     kept = ("title", "author", "license", "description", "date", "implementation")
     about = {f"modelspec.{k}": metadata.get(f"modelspec.{k}") for k in kept}
     about |= {k: metadata.get(k) for k in ("ss_base_model_version", "troupe.run_digest")}
     about |= {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": ARCHITECTURE,
-        "modelspec.usage_hint": f"embedding:NAME stands for {plan.placeholder.word!r}",
-        "troupe.word": plan.placeholder.word,
+        "modelspec.usage_hint": f"embedding:NAME stands for {word!r}",
+        "troupe.word": word,
     }
-    data = serialize(tensors, {k: v for k, v in about.items() if v is not None})
-    write_bytes(path, data)
-    try:
-        found, _ = read_safetensors(path)
-    except FileError as error:
-        raise ExportError(f"Embedding file {path.name!r} cannot be read back: {error}") from None
-    if {k: tuple(v.shape) for k, v in found.items()} != {
-        k: tuple(v.shape) for k, v in tensors.items()
-    }:
-        raise ExportError(f"Embedding file {path.name!r} does not hold what was written.")
+    return {k: v for k, v in about.items() if v is not None}
 
 
 def bundled(weights: Mapping[str, torch.Tensor], plan: "Plan") -> dict[str, torch.Tensor]:
     """The vectors under the names they have inside a LoRA file, if the job wants them there."""
-    if not (plan.placeholder and plan.job.embedding.bundle):
+    if not (plan.words and plan.job.embedding.bundle):
         return {}
-    name = embedding_name(plan)
-    return {f"{BUNDLE}{name}.{k}": v for k, v in _sound(vectors_of(weights)).items()}
-
-
-def _sound(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    if set(tensors) != set(KEYS) or not all(torch.isfinite(t).all() for t in tensors.values()):
-        raise ExportError(
-            "The embedding holds numbers that are not finite: train again with a lower "
-            "embedding.learning_rate."
-        )
-    return tensors
+    each = zip(suffixes(plan.words), _of_each(weights, plan.words), strict=True)
+    return {
+        f"{BUNDLE}{embedding_name(plan)}{suffix}.{key}": tensor
+        for suffix, tensors in each
+        for key, tensor in tensors.items()
+    }
 
 
 def verify_bundled(key: str, tensor: torch.Tensor) -> None:

@@ -12,7 +12,7 @@
 | error | kind, message |
 | paused, resumed | step |
 | stopped | step, steps, saved |
-| done | lora, steps, losses, plot, samples, reused, skipped_steps; embedding, word if one is learnt |
+| done | lora, steps, losses, plot, samples, reused, skipped_steps, embeddings |
 
 Every event also has `event` and `time` (seconds since 1970).
 """

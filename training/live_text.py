@@ -6,7 +6,7 @@ from .embedding import add_rows
 from .optimize import OPTIMIZERS
 from .plan import Plan
 from .text import TextEncoding
-from .tokens import Placeholder
+from .tokens import Words
 
 KEPT = 1000  # texts, of 0.6 MB each
 
@@ -24,10 +24,10 @@ class LiveText:
         self._encoding = TextEncoding(plan.checkpoint, job.base.tokenizer, plan.dtype, plan.device)
         self._limit = job.captions.max_tokens
         self._all = job.text_encoders.trained
-        self._placeholder = plan.placeholder
+        self._words = plan.words
         self._rows = []
-        if plan.placeholder:
-            self._rows = add_rows(self.models, job, self._encoding.tokenizer)
+        if plan.words:
+            self._rows = add_rows(self.models, plan.words, job, self._encoding.tokenizer)
         # such an optimizer changes weights behind their counters
         self._may_keep = not (self._all or OPTIMIZERS[job.optimizer.kind].averages)
         self._kept: dict[str, tuple[list[int], Encoding]] = {}
@@ -43,14 +43,14 @@ class LiveText:
 
     def reads(self, text: str) -> bool:
         """Whether a text now becomes something else than what is cached."""
-        word = self._word()
-        return self._all or (word is not None and word.named_in(text))
+        words = self._learnt()
+        return self._all or (words is not None and words.named_in(text))
 
-    def _word(self) -> Placeholder | None:
-        return self._placeholder if all(m.enabled for m in self._rows) else None
+    def _learnt(self) -> Words | None:
+        return self._words if all(m.enabled for m in self._rows) else None
 
     def encode(self, text: str) -> Encoding:
-        """(context (77 k, C), pooled (P,)); kept in main memory once the new word rests."""
+        """(context (77 k, C), pooled (P,)); kept in main memory once new words rest."""
         if not self._may_keep or any(m.rows.requires_grad for m in self._rows):
             return self._encode(text)
         written = [m.rows._version for m in self._rows]  # a running mean comes and goes
@@ -64,6 +64,6 @@ class LiveText:
         return kept[1]
 
     def _encode(self, text: str) -> Encoding:
-        ids_l, ids_g, _ = self._encoding.chunks(text, self._limit, self._word())
+        ids_l, ids_g, _ = self._encoding.chunks(text, self._limit, self._learnt())
         context, pooled = self._encoding.encode_ids(ids_l, ids_g)
         return context.flatten(0, 1), pooled[0]

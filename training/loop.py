@@ -94,8 +94,8 @@ class Loop:
         job = self._plan.job
         mine = () if self._team.leads else (self._team.rank,)
         torch.manual_seed(derive_seed(job.seed, "dropout", number, *mine))
-        if self._adapter.word:
-            self._adapter.word.learn(number)
+        if self._adapter.words:
+            self._adapter.words.learn(number)
         total, seen = torch.zeros((), device=self._plan.device), []
         for part in range(job.batch.accumulation):
             position = number * job.batch.accumulation + part
@@ -108,8 +108,8 @@ class Loop:
             elif loss.requires_grad:  # not where there are more processes than pictures
                 loss.backward()
             total += loss.detach()
-        if self._adapter.word:
-            self._adapter.word.complete_gradients()
+        if self._adapter.words:
+            self._adapter.words.complete_gradients()
         total = self._team.add_gradients(self.updater.parameters, total)
         norm = self._fused.end() if self._fused else self.updater.clip()
         measured = torch.stack([total, norm.to(total), self.updater.found_rate(total)])

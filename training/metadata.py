@@ -73,7 +73,7 @@ def file_metadata(
         "ss_output_name": job.name,
         "ss_training_comment": job.metadata.description,
         "modelspec.thumbnail": thumbnail(sample) if sample else None,
-        "troupe.word": plan.placeholder.word if plan.placeholder else None,
+        "troupe.words": ", ".join(plan.words.words) if plan.words else None,
         "troupe.run_digest": plan.digest,
         "troupe.dataset_digest": plan.dataset.digest,
         "troupe.skipped_steps": skipped_steps,

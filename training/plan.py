@@ -12,7 +12,7 @@ from .augment import RANDOM_CROP
 from .buckets import Placement, plan_buckets
 from .checkpoint import Checkpoint, empty_models, open_checkpoint
 from .dataset import open_dataset
-from .embedding import find_placeholder
+from .embedding import find_words
 from .errors import CheckpointError, DatasetError, JobError
 from .fused_backward import refusal
 from .job import TrainingJob
@@ -51,7 +51,7 @@ class Plan:
         prediction: "epsilon" or "v_prediction".
         zero_terminal_snr: whether the last noise step holds no signal.
         resolution: side in pixels of the square bucket.
-        placeholder: the new word that is learnt, if any.
+        words: new words that are learnt, if any.
         held_out: pictures that are not trained on but measured, see `validation`.
         memory: what it will need, and what is computed twice to make it fit.
         team: the processes that train together; a batch is `batch.size` pictures for each.
@@ -73,7 +73,7 @@ class Plan:
     memory: MemoryPlan = NO_PLAN
     team: Team = Team()
     held_out: tuple[Placement, ...] = ()
-    placeholder: Placeholder | None = None
+    words: Words | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,7 +148,7 @@ def make_plan(job: TrainingJob) -> Plan:
     prediction = job.objective.prediction
     prediction = checkpoint.prediction_type if prediction == "auto" else prediction
     terminal = _zero_terminal_snr(job, checkpoint, prediction)
-    placeholder = find_placeholder(job, dataset)
+    words = find_words(job, dataset)
     decided = {
         "buckets.resolution": resolution,
         "memory.precision": precision,
@@ -156,8 +156,8 @@ def make_plan(job: TrainingJob) -> Plan:
         "objective.zero_terminal_snr": terminal,
         "batch.size": job.batch.size * team.size,
     }
-    if placeholder:
-        decided["embedding.word"] = placeholder.word.lower()
+    if words:
+        decided["embedding.words"] = [word.lower() for word in words.words]
     digest = identity_digest(
         job,
         decided,
@@ -185,7 +185,7 @@ def make_plan(job: TrainingJob) -> Plan:
         memory=memory,
         team=team,
         held_out=tuple(_place(held_out, job, resolution)),
-        placeholder=placeholder,
+        words=words,
     )
 
 

@@ -18,7 +18,7 @@ from .board import Board
 from .cache import Encoded, encode
 from .compiled import check_compiler
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
-from .embedding_file import EMBEDDING_FILE, bundled, write_embedding
+from .embedding_file import bundled, write_embeddings
 from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
@@ -311,15 +311,16 @@ class _Run:
             validation_loss=dict(state.scores).get(step),
             sample=self._newest_sample() if job.saving.thumbnail else None,
         )
-        lora, embedding = plan.run_dir / LORA_FILE, plan.run_dir / EMBEDDING_FILE
-        if plan.placeholder:
-            write_embedding(embedding, weights, plan, metadata)
+        words = write_embeddings(plan.run_dir, weights, plan, metadata) if plan.words else []
+        lora = plan.run_dir / LORA_FILE
         write_lora(lora, tensors, metadata, plan.checkpoint)
         lora, extra = self._deliver(lora), {}
-        if plan.placeholder:
-            beside = job.embedding.name or f"{Path(job.saving.output).stem}_embedding"
-            extra["embedding"] = self._deliver(embedding, beside)
-            extra["word"] = plan.placeholder.word
+        if words:
+            stem = job.embedding.name or f"{Path(job.saving.output).stem}_embedding"
+            extra["embeddings"] = [
+                {"word": word, "suffix": suffix, "file": self._deliver(file, f"{stem}{suffix}")}
+                for word, suffix, file in words
+            ]
         if job.saving.diffusers:
             extra["diffusers"] = plan.run_dir / DIFFUSERS_FILE
             write_diffusers(extra["diffusers"], weights, plan, metadata)

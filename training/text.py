@@ -7,7 +7,7 @@ import torch
 
 from .checkpoint import Checkpoint, load_text_encoders
 from .errors import CheckpointError
-from .tokens import CHUNK, Placeholder, Tokenizer
+from .tokens import CHUNK, Tokenizer, Words
 
 
 class TextEncoding:
@@ -42,10 +42,10 @@ class TextEncoding:
         return ids[0], ids[1], [part[2] > CHUNK for part in parts]
 
     def chunks(
-        self, caption: str, max_tokens: int, placeholder: Placeholder | None = None
+        self, caption: str, max_tokens: int, words: Words | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """See `Tokenizer.chunks`."""
-        return self.tokenizer.chunks(caption, max_tokens, placeholder)
+        return self.tokenizer.chunks(caption, max_tokens, words)
 
     def encode(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """(context, pooled): (B, 77, C) penultimate states side by side, and (B, P)."""

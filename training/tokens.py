@@ -40,23 +40,35 @@ def tokenizer_digest(folder: str) -> str:
 
 
 @dataclass(frozen=True)
-class Placeholder:
-    """A word that stands for new vectors: wherever a text names it, they are read instead."""
+class Words:
+    """Words that stand for new vectors: wherever a text names one, its vectors are read instead.
 
-    word: str
+    Attributes:
+        words: in the order of their vectors.
+        vectors: how many each has.
+    """
+
+    words: tuple[str, ...]
     vectors: int
 
     def named_in(self, text: str) -> bool:
-        """Whether `text` holds the word, as a word of its own, in any case."""
-        return holds_phrase(text, self.word)
+        """Whether `text` holds one of them, as a word of its own, in any case."""
+        return any(holds_phrase(text, word) for word in self.words)
 
-    def pieces(self, text: str) -> list[str | None]:
-        """`text` in order, None where the word was."""
-        parts = re.split(rf"(?<!\w){re.escape(self.word)}(?!\w)", text, flags=re.IGNORECASE)
-        out: list[str | None] = [parts[0]]
-        for part in parts[1:]:
-            out += [None, part]
-        return out
+    def pieces(self, text: str) -> list[str | int]:
+        """`text` in order, the number of a word where it was; the longest where several fit."""
+        longest = sorted(range(len(self.words)), key=lambda n: -len(self.words[n]))
+        choices = "|".join(f"({re.escape(self.words[n])})" for n in longest)
+        out: list[str | int] = []
+        end = 0
+        for match in re.finditer(rf"(?<!\w)(?:{choices})(?!\w)", text, re.IGNORECASE):
+            out += [text[end : match.start()], longest[match.lastindex - 1]]
+            end = match.end()
+        return [*out, text[end:]]
+
+    def tokens(self, number: int) -> list[int]:
+        """The numbers of a word's vectors."""
+        return list(range(NEW + number * self.vectors, NEW + (number + 1) * self.vectors))
 
 
 class Tokenizer:
@@ -73,7 +85,7 @@ class Tokenizer:
         return self._tokenizer([text], truncation=False, verbose=False).input_ids[0][1:-1]
 
     def chunks(
-        self, text: str, max_tokens: int, placeholder: Placeholder | None = None
+        self, text: str, max_tokens: int, words: Words | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """(ids for CLIP-L, ids for bigG, length of the text), ids (k, 77), length in tokens.
 
@@ -81,9 +93,10 @@ class Tokenizer:
         the last one padded. New vectors and what stands between them are kept together while
         they are short. What lies beyond `max_tokens` is left out.
         """
-        new = list(range(NEW, NEW + placeholder.vectors)) if placeholder else []
-        pieces = placeholder.pieces(text) if placeholder else [text]
-        groups = [list(new) if piece is None else self.numbers(piece) for piece in pieces]
+        groups = [
+            self.numbers(piece) if isinstance(piece, str) else words.tokens(piece)
+            for piece in (words.pieces(text) if words else [text])
+        ]
         parts = _parts(groups)[: max_tokens // CHUNK]
         padded = [
             torch.tensor([[START, *p, END] + [pad] * (CHUNK - len(p)) for p in parts])

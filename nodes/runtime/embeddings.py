@@ -16,32 +16,38 @@ folder_paths.add_model_folder_path(
 )
 
 
-def keep_embedding(done: dict[str, Any], lora: str, name: str = "") -> tuple[str, list[dict]]:
-    """Copy a run's embedding into output/embeddings; (what to tell the user, files for the node).
+def keep_embeddings(
+    done: dict[str, Any], lora: str, name: str = ""
+) -> tuple[list[str], list[dict]]:
+    """Copy a run's embeddings into output/embeddings; (lines for the user, files for the node).
 
     A file of the same content keeps its name; another content never overwrites one, nor takes a
     name that an embedding in another folder has, but gets a number.
 
     Args:
         done: the run's last event.
-        lora: name of the LoRA, which the embedding takes over.
-        name: what the job calls it instead.
+        lora: name of the LoRA, which the embeddings take over.
+        name: what the job calls them instead.
     """
-    if "embedding" not in done:
-        return "", []
     root = Path(folder_paths.get_output_directory()) / FOLDER
     # no letter at which ComfyUI would end the name in a prompt, or take it for a weight
-    wanted = name or re.sub(r"[^\w.+@/-]", "_", Path(lora).with_suffix("").as_posix())
+    base = name or re.sub(r"[^\w.+@/-]", "_", Path(lora).with_suffix("").as_posix())
+    lines, files = [], []
+    for made in done.get("embeddings", ()):
+        kept = _keep(Path(made["file"]), root, base + made["suffix"])
+        said = kept.with_suffix("").as_posix()
+        lines.append(f"write embedding:{said} in prompts, in place of {made['word']!r}")
+        subfolder = (Path(FOLDER) / kept).parent.as_posix()
+        files.append({"filename": kept.name, "subfolder": subfolder, "type": "output"})
+    return lines, files
+
+
+def _keep(file: Path, root: Path, wanted: str) -> Path:
     stem, number = wanted, 1
     while _elsewhere(root, stem):
         number += 1
         stem = f"{wanted}_{number:05}"
-    folder = (root / stem).parent
-    kept = Path(keep_lora(Path(done["embedding"]), folder, Path(stem).name, root))
-    said = kept.with_suffix("").as_posix()
-    line = f"write embedding:{said} in prompts, in place of {done['word']!r}"
-    subfolder = (Path(FOLDER) / kept).parent.as_posix()
-    return line, [{"filename": kept.name, "subfolder": subfolder, "type": "output"}]
+    return Path(keep_lora(file, (root / stem).parent, Path(stem).name, root))
 
 
 def _elsewhere(root: Path, stem: str) -> bool:

@@ -1,5 +1,6 @@
 """The file of a new word in ComfyUI: `embedding:NAME` gives the conditioning that was trained."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from tools.server import ROOT
 from training import parse_job
 from training.adapter import add_adapter
 from training.checkpoint import load_unet
-from training.embedding_file import bundled, write_embedding
+from training.embedding_file import bundled, write_embeddings
 from training.export import lora_tensors, write_lora
 from training.live_text import LiveText
 from training.plan import make_plan
@@ -61,11 +62,17 @@ def trained(nano_in_comfy, comfy, tmp_path):
         adapter = add_adapter(load_unet(plan.checkpoint), job, live.models)
         random = torch.Generator().manual_seed(vectors)
         with torch.no_grad():
-            for rows in adapter.word.parameters:
+            for rows in adapter.words.parameters:
                 rows.normal_(std=0.5, generator=random)
         return plan, adapter, live
 
     return make
+
+
+def write(nano_in_comfy, plan, adapter, name: str) -> None:
+    """The files of a run, under a name of their own."""
+    for _, suffix, path in write_embeddings(plan.run_dir, adapter.state(), plan, {}):
+        shutil.copyfile(path, nano_in_comfy.folder / f"{name}{suffix}.safetensors")
 
 
 def same(nano_in_comfy, live, prompts: dict[str, str]) -> None:
@@ -85,7 +92,7 @@ def test_prompts_become_what_captions_became(nano_in_comfy, trained, vectors, ca
     """At any place, twice, at the end of 75 tokens, in long prompts."""
     plan, adapter, live = trained(vectors)
     name = f"zoe{vectors}"
-    write_embedding(nano_in_comfy.folder / f"{name}.safetensors", adapter.state(), plan, {})
+    write(nano_in_comfy, plan, adapter, name)
     said = f"embedding:{name}"
     texts = [
         "ohwx",
@@ -102,6 +109,17 @@ def test_prompts_become_what_captions_became(nano_in_comfy, trained, vectors, ca
     assert "does not exist" not in caplog.text and "shape mismatch" not in caplog.text
 
 
+def test_several_words_in_one_prompt(nano_in_comfy, trained):
+    words = {
+        "embedding": {"vectors": 2, "words": "ohwx, red coat"},
+        "captions": {"suffix": "red coat"},
+    }
+    plan, adapter, live = trained(2, **words)
+    write(nano_in_comfy, plan, adapter, "cast")
+    said = "a photo of embedding:cast_ohwx wearing embedding:cast_red_coat, on a bench"
+    same(nano_in_comfy, live, {"a photo of ohwx wearing red coat, on a bench": said})
+
+
 def test_together_with_trained_encoders(nano_in_comfy, trained, tmp_path):
     """A LoRA of both text encoders and the word, each from its own file, at once."""
     import comfy.sd
@@ -113,7 +131,7 @@ def test_together_with_trained_encoders(nano_in_comfy, trained, tmp_path):
     with torch.no_grad():
         for i, (_, pair) in enumerate(adapter.pairs()):
             pair.up.normal_(std=0.02, generator=torch.Generator().manual_seed(i))
-    write_embedding(nano_in_comfy.folder / "both.safetensors", adapter.state(), plan, {})
+    write(nano_in_comfy, plan, adapter, "both")
     tensors = lora_tensors(adapter.state(), plan.job, plan.checkpoint)
     write_lora(tmp_path / "both.safetensors", tensors, {"ss_v2": "False"}, plan.checkpoint)
     lora = load_file(tmp_path / "both.safetensors")

@@ -89,7 +89,7 @@ def test_a_word_is_trained_and_used(server):
     ("yaml", "options", "message"),
     [
         ("embedding: {name: ../../x}", {"embedding_vectors": 1}, "embedding.name.*should hold"),
-        ("embedding: {word: ohwx}", {"embedding_vectors": 1}, "no caption names 'ohwx'"),
+        ("embedding: {words: ohwx}", {"embedding_vectors": 1}, "no caption names 'ohwx'"),
         ("", {"embedding_vectors": 1, "embedding_init": "a red coat"}, "has 3 tokens for 1 vector"),
     ],
 )

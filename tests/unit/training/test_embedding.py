@@ -47,7 +47,7 @@ def test_the_gradient_is_that_of_a_plain_extended_vocabulary(make_loop, tiny_mod
 
     plan, adapter, data, loop = make_loop({**FREE, "batch": {"size": 2}})
     loop._loss([0, 3], 0)[1].backward()
-    ours = [p.grad for p in adapter.word.parameters]
+    ours = [p.grad for p in adapter.words.parameters]
 
     tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_dir))
     contexts, pooled, tables = [], None, []
@@ -75,8 +75,8 @@ def test_the_gradient_is_that_of_a_plain_extended_vocabulary(make_loop, tiny_mod
     loop._objective.losses(tiny_models["unet"], batch, draw, torch.float32).mean().backward()
     for mine, table in zip(ours, tables, strict=True):
         expected = table.grad[49408:]
-        assert expected.abs().max() > 1e-6
-        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-8)
+        assert expected.abs().max() > 1e-5
+        torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-7)
 
 
 def test_shares_of_several_processes_add_up(make_loop):
@@ -85,16 +85,16 @@ def test_shares_of_several_processes_add_up(make_loop):
 
     _, adapter, _, loop = make_loop({**WORD, "batch": {"size": 2}})
     loop._loss([0, 3], 0)[1].backward()
-    whole = [p.grad for p in adapter.word.parameters]
+    whole = [p.grad for p in adapter.words.parameters]
     parts = []
     for rank in range(2):
         _, adapter, _, loop = make_loop({**WORD, "batch": {"size": 2}})
         loop._team = Team(rank, 2, rank)
         loop._loss([0, 3], 0)[1].backward()
-        parts.append([p.grad for p in adapter.word.parameters])
+        parts.append([p.grad for p in adapter.words.parameters])
     for one, first, second in zip(whole, *parts, strict=True):
-        assert first.abs().max() > 1e-6 and not torch.equal(first, second)
-        torch.testing.assert_close(first + second, one, rtol=1e-4, atol=1e-8)
+        assert first.abs().max() > 1e-5 and not torch.equal(first, second)
+        torch.testing.assert_close(first + second, one, rtol=1e-4, atol=1e-7)
 
 
 def test_texts_without_the_word_stay_cached(make_loop):
@@ -165,7 +165,7 @@ def test_every_optimizer_moves_the_vectors_and_decays_none(make_loop, optimizer)
     changes = {**FREE, "optimizer": {**optimizer, "weight_decay": 0.1}, "schedule": {"warmup": 0}}
     _, adapter, _, loop = make_loop(changes)
     before = vectors(adapter)
-    for p in adapter.word.parameters:
+    for p in adapter.words.parameters:
         p.grad = torch.zeros_like(p)
     loop.updater.clip()
     loop.updater.step(0)
@@ -227,10 +227,8 @@ def test_the_files_of_a_run(train, tiny_checkpoint, tmp_path):
     """Stopped and resumed through the disk, the same embedding; float32 beside an fp16 LoRA."""
     changes = {**WORD, "saving": {"output": str(tmp_path / "out" / "zoe.safetensors")}}
     whole, events = train(changes)
-    done = events[-1]
-    assert done["word"] == "zoe"
     path = tmp_path / "out" / "zoe_embedding.safetensors"
-    assert done["embedding"] == str(path)
+    assert events[-1]["embeddings"] == [{"word": "zoe", "suffix": "", "file": str(path)}]
     tensors = load_file(path)
     assert {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()} == {
         "clip_l": ((2, 32), torch.float32),
@@ -258,7 +256,8 @@ def test_bundled_into_the_lora(train, tiny_checkpoint, tmp_path, capsys):
     tensors = load_file(outcome.lora)
     inside = {k for k in tensors if k.startswith("bundle_emb.")}
     assert inside == {"bundle_emb.Zoe-1.clip_l", "bundle_emb.Zoe-1.clip_g"}
-    own = load_file(events[-1]["embedding"])
+    file = events[-1]["embeddings"][0]["file"]
+    own = load_file(file)
     assert torch.equal(tensors["bundle_emb.Zoe-1.clip_g"], own["clip_g"])
     assert verify_lora(outcome.lora, open_checkpoint(tiny_checkpoint)) == 48
     base = ["--base", str(tiny_checkpoint)]
@@ -268,20 +267,55 @@ def test_bundled_into_the_lora(train, tiny_checkpoint, tmp_path, capsys):
     resized = tmp_path / "small.safetensors"
     assert main(["resize", str(outcome.lora), "--rank", "2", "-o", str(resized), *base]) == 0
     assert inside <= set(load_file(resized)) and "is kept" in capsys.readouterr().out
-    assert main(["inspect", events[-1]["embedding"]]) == 0
+    assert main(["inspect", file]) == 0
     assert "embedding embedding: clip_" in capsys.readouterr().out
-    assert main(["inspect", events[-1]["embedding"], "--json"]) == 0
+    assert main(["inspect", file, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["embeddings"][0]["vectors"] == {"clip_g": 2, "clip_l": 2}
+
+
+def test_several_words(make_loop, train, tmp_path, tiny_models):
+    """Vectors of their own, in the order of the words; the longest fits; a file for each."""
+    words = {
+        "vectors": 2,
+        "until": 1.0,
+        "words": "zoe, picture number, Picture, zoe",
+        "bundle": True,
+    }
+    plan, adapter, data, loop = make_loop({"embedding": {**words, "init": "a, bc, d"}})
+    assert plan.words.words == ("zoe", "picture number", "Picture")
+    found = plan.words.pieces("A Picture of ZOE: picture number 3, pictures")
+    assert found == ["A ", 2, " of ", 0, ": ", 1, " 3, pictures"]
+    ids = data.live._encoding.chunks("zoe, PICTURE", 75, plan.words)[0][0]
+    new = [int(i) - (1 << 20) for i in ids if i >= 1 << 20]
+    assert new == [0, 1, 4, 5]
+    table = tiny_models["text_l"].get_input_embeddings().weight
+    a, b, c, d = (data.live._encoding.tokenizer.numbers(x)[-1] for x in ("a", "x b", "bc", "d"))
+    rows = vectors(adapter)[0]
+    assert torch.equal(rows[[0, 1, 3, 4, 5]], table[[a, a, c, d, d]])
+    loop.step(0)
+
+    outcome, events = train({"embedding": words, "schedule": {"steps": 1}})
+    made = events[-1]["embeddings"]
+    assert [(m["word"], m["suffix"]) for m in made] == [
+        ("zoe", "_zoe"),
+        ("picture number", "_picture_number"),
+        ("Picture", "_Picture"),
+    ]
+    lora, files = load_file(outcome.lora), [load_file(m["file"]) for m in made]
+    assert all(f["clip_g"].shape == (2, 32) for f in files)
+    assert torch.equal(lora["bundle_emb.tiny_picture_number.clip_l"], files[1]["clip_l"])
+    assert not torch.equal(files[0]["clip_l"], files[1]["clip_l"])
 
 
 @pytest.mark.parametrize(
     ("embedding", "dataset", "message"),
     [
-        ({"word": "ohwx"}, {}, "no caption names 'ohwx'"),
+        ({"words": "zoe, ohwx"}, {}, "no caption names 'ohwx'"),
         ({}, {"trigger": ""}, "the dataset has no trigger"),
-        ({"word": "x"}, {"template": "x, {caption}"}, "'x' is a word the model knows"),
+        ({"words": "x"}, {"template": "x, {caption}"}, "'x' is a word the model knows"),
         ({"init": "abc"}, {}, "'abc' has 3 tokens for 2 vectors: raise embedding.vectors to 3"),
+        ({"words": "zoe, picture", "init": "a, b, c"}, {}, "3 texts for the words zoe, picture"),
     ],
 )
 def test_what_cannot_be_learnt_is_named(job_values, embedding, dataset, message):
@@ -298,10 +332,10 @@ def test_names_that_are_paths_are_refused(job_values, name):
         parse_job(merge(job_values, {"embedding": {"name": name}}))
 
 
-@pytest.mark.parametrize("word", ["a, b", "{a|b}", "a\nb"])
+@pytest.mark.parametrize("word", ["{a|b}", "a\nb"])
 def test_words_that_captions_take_apart_are_refused(job_values, word):
-    with pytest.raises(JobError, match="'embedding.word': should be one word"):
-        parse_job(merge(job_values, {"embedding": {"word": word}}))
+    with pytest.raises(JobError, match="'embedding.words': should be words"):
+        parse_job(merge(job_values, {"embedding": {"words": word}}))
 
 
 def test_who_learns_no_word_has_the_same_run_as_ever(job_values):
@@ -310,6 +344,6 @@ def test_who_learns_no_word_has_the_same_run_as_ever(job_values):
     assert make_plan(parse_job(merge(job_values, other))).digest == plain
     named = [
         make_plan(parse_job(merge(job_values, {"embedding": {"vectors": 1, **more}}))).digest
-        for more in ({}, {"word": "Zoe"}, {"name": "x", "bundle": True}, {"init": "a"})
+        for more in ({}, {"words": "Zoe"}, {"name": "x", "bundle": True}, {"init": "a"})
     ]
     assert named[0] == named[1] == named[2] != named[3] and plain not in named

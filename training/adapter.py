@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .embedding import NewWord
+from .embedding import NewWords
 from .errors import JobError
 from .fused import fuse, simplify
 from .kinds import FROZEN, KINDS, AdapterKind

@@ -33,7 +33,7 @@ from .sampler import BatchSampler
 from .settings import identity_digest
 from .start_from import start_digest
 from .streaming import checkpointing, pieces_of, with_streaming
-from .tokens import Placeholder, tokenizer_digest
+from .tokens import Words, tokenizer_digest
 from .validation import split
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

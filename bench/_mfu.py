@@ -197,6 +197,7 @@ def _ours(
     from training import parse_job
     from training.adapter import add_adapter
     from training.adapter_size import all_units, measure_adapter
+    from training.compiled import compile_blocks
     from training.memory import Needs, apply_plan, choose
     from training.streaming import Streamer, pieces_of
     from training.update import Updater
@@ -224,7 +225,7 @@ def _ours(
         Streamer(adapter, [p.name for p in pieces if p.unit in plan.twice], setup.device)
     if compiled:
         # a CPU's compiler would take minutes: there only the tracing is checked
-        unet.compile_repeated_blocks(backend="eager" if setup.small else "inductor")
+        compile_blocks(unet, "eager" if setup.small else "inductor")
     updater = Updater(adapter.groups(), job)
     return _measure(setup, batch, _call(unet), updater.parameters, updater.optimizer)
 

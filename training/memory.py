@@ -26,7 +26,12 @@ WORKSPACE_BYTES = 0.25 * GIB  # of cuDNN and cuBLAS
 OPTIMIZER_BYTES = {"adamw": 8, "adamw_8bit": 2.1, "lion": 4, "adafactor": 0.1, "prodigy": 16}
 OPTIMIZER_BYTES["schedule_free"] = 8
 OTHER_OPTIMIZER_BYTES = 12
+# of each weight while weights move, when what the forward pass kept is gone: whole lists at once
+STEP_BYTES = {"adamw": 0, "adamw_8bit": 0, "lion": 4, "adafactor": 0, "prodigy": 12}
+OTHER_STEP_BYTES = 8
+TWIN_BYTES = 8  # of bf16 weights: a float32 weight and gradient while they move
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+LARGE_RANK = 64  # from here on gradients are worth a word
 SMALLEST_GB = 1e-3  # nothing fits, so everything is computed twice
 
 
@@ -85,7 +90,14 @@ NO_PLAN = MemoryPlan(0, 0, 0, 0, None, (), 0.0)
 
 @dataclass(frozen=True)
 class Needs:
-    """What the prediction is made of; see `needs_of`."""
+    """What the prediction is made of; see `needs_of`.
+
+    Attributes:
+        units: what the forward pass keeps, in elements of `element_bytes` bytes.
+        weights, adapter, context: bytes that are there all the time.
+        gradients: bytes of the adapter's gradients; gradients_fused: used up one by one.
+        stepping: bytes that exist only while weights move, when `units` are gone.
+    """
 
     units: Sequence[Unit]
     weights: int
@@ -94,6 +106,7 @@ class Needs:
     context: int
     gradients: int = 0
     gradients_fused: int = 0
+    stepping: int = 0
 
     def plan(self, twice: Sequence[Unit], limit: int | None, fused: bool = False) -> MemoryPlan:
         """The prediction when the units in `twice` are computed twice.
@@ -109,11 +122,15 @@ class Needs:
             peak = max(peak, u.peak if again else 0)
         largest = max((u.peak for u in self.units), default=0) // 8
         work = sum(u.work for u in self.units) or 1
+        activations = (kept + peak) * self.element_bytes
+        workspace = WORKSPACE_TENSORS * largest * self.element_bytes
+        if not fused:
+            workspace = max(workspace, self.stepping - activations)
         return MemoryPlan(
             weights=self.weights,
             adapter=self.adapter,
-            activations=(kept + peak) * self.element_bytes,
-            workspace=WORKSPACE_TENSORS * largest * self.element_bytes + self.context,
+            activations=activations,
+            workspace=workspace + self.context,
             limit=limit,
             twice=tuple(u.name for u in twice),
             extra=sum(u.work for u in twice) / (2 * work),
@@ -156,7 +173,13 @@ def needs_of(
         context,
         gradients=size_of.trained * each,
         gradients_fused=size_of.largest * each,
+        stepping=size_of.trained * _step_bytes(job),
     )
+
+
+def _step_bytes(job: "TrainingJob") -> int:
+    own = STEP_BYTES.get(job.optimizer.kind, OTHER_STEP_BYTES)
+    return own + (TWIN_BYTES if job.optimizer.weights == "bf16" else 0)
 
 
 def adapter_bytes(job: "TrainingJob", size: AdapterSize) -> int:
@@ -244,6 +267,8 @@ def advice(job: "TrainingJob") -> str:
         said.append("set memory.precision to bf16")
     if job.memory.base_weights == "full":
         said.append("set memory.base_weights to int8")
+    if job.memory.fused_backward != "on" and job.adapter.rank >= LARGE_RANK:
+        said.append("set memory.fused_backward to on with optimizer.max_grad_norm 0")
     if job.memory.stream_weights != "on" and torch.cuda.is_available():
         said.append("set memory.stream_weights to on")
     said.append("lower buckets.resolution")

@@ -92,9 +92,15 @@ class Plan:
         size = job.batch.size * self.team.size
         return BatchSampler(self.placements, size, job.seed, job.prior.ratio)
 
-    def memory_for(self, budget_gb: float, device: torch.device | None = None) -> MemoryPlan:
-        """The memory plan if so much could be used, on this or another kind of device."""
-        change = {"budget_gb": budget_gb, "gradient_checkpointing": "auto"}
+    def memory_for(
+        self, budget_gb: float, device: torch.device | None = None, **changes: Any
+    ) -> MemoryPlan:
+        """The memory plan if so much could be used, on this or another kind of device.
+
+        Args:
+            changes: further settings of the section `memory`.
+        """
+        change = {"budget_gb": budget_gb, "gradient_checkpointing": "auto", **changes}
         memory = self.job.memory.model_copy(update=change)
         job = self.job.model_copy(update={"memory": memory})
         device = device or self.device

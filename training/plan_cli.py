@@ -44,7 +44,7 @@ def describe(job_path: Path, assignments: Sequence[str]) -> list[str]:
     """
     from .cli import with_tokenizer
     from .memory import spill_warning
-    from .plan import make_plan
+    from .plan import ROUNDED_KINDS, make_plan
     from .presets import CARDS_GB
     from .settings import load_job, override
 
@@ -58,7 +58,13 @@ def describe(job_path: Path, assignments: Sequence[str]) -> list[str]:
     ]
     card = torch.device("cuda")
     for budget in CARDS_GB:
-        lines.append(f"with {budget:>3} GB: {_line(plan.memory_for(budget, card))}")
+        memory = plan.memory_for(budget, card)
+        lines.append(f"with {budget:>3} GB: {_line(memory)}")
+        job = plan.job
+        rounds = job.memory.base_weights == "full" and job.adapter.kind in ROUNDED_KINDS
+        if memory.twice and rounds:  # never chosen for the user: it is a little less exact
+            memory = plan.memory_for(budget, card, base_weights="int8")
+            lines.append(f"   memory.base_weights int8: {_line(memory)}")
     if plan.job.memory.budget_gb:
         lines.append(f"budget: {plan.job.memory.budget_gb:.1f} GB")
     warning = spill_warning(plan.memory, plan.job)

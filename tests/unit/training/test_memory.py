@@ -166,7 +166,10 @@ def test_the_plan_command_prints_what_a_job_needs(job_values, tmp_path, capfd):
 
     path = tmp_path / "job.json"
     path.write_text(json.dumps(job_values), "utf-8")
-    assert main(["plan", str(path), "memory.budget_gb=8"]) == 0
+    large = ["batch.size=256", "buckets.resolution=512", "buckets.upscale=true"]
+    assert main(["plan", str(path), "memory.budget_gb=8", *large]) == 0
     said = capfd.readouterr().out
+    tight = said.index("with   8 GB")
+    assert "parts computed twice" in said[tight:] and "base_weights int8: " in said[tight:]
     assert "needs about" in said and "8.0 GB" in said
     assert "5 pictures" in said

@@ -135,7 +135,7 @@ class MemorySettings(_Section):
     )
     compile: Literal[COMPILE_MODES] = _outside(
         "off",
-        "Compile the UNet's blocks with torch.compile: minutes at the start, then faster steps; "
+        "Compile the UNet's blocks with torch.compile: minutes at the start, for faster steps; "
         "needs a C++ compiler, and triton on a GPU. The last bits of numbers differ.",
     )
     processes: int = _outside(

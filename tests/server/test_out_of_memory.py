@@ -22,7 +22,7 @@ def training(resolution: int, batch: int, steps: int) -> dict:
     yaml = f"batch: {{size: {batch}}}\nbuckets: {{upscale: true}}\nsamples: {{at_end: false}}"
     return {
         "data": node("TroupeLoadDataset", folder="twelve"),
-        "options": node("TroupeTrainingOptions", yaml=yaml),
+        "options": node("TroupeTrainingOptions", yaml=yaml, memory_card="12 GB"),
         "train": node(
             "TroupeTrainLora",
             checkpoint="nano_sdxl.safetensors",
@@ -97,4 +97,8 @@ def test_the_message_says_what_would_fit_and_comfyui_lives(server):
     # the same ComfyUI goes on
     shown = server.client.run(training(64, 1, 2), timeout=300)
     assert "2 steps" in shown["train"]["text"][0]
+    newest = max(runs.glob("*/events.jsonl"), key=lambda p: p.stat().st_mtime)
+    plan = json.loads(newest.read_text("utf-8").splitlines()[0])
+    assert plan["event"] == "plan"
+    assert 0.9 * 12 * 1024 < plan["memory"]["limit_mb"] < 12 * 1024  # the card that was chosen
     assert not list(server.output_dir.glob("loras/memory/512*"))

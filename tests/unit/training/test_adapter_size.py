@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from training import JobError, parse_job
+from training.activations import units
 from training.adapter import add_adapter
 from training.adapter_size import measure_adapter
 from training.checkpoint import empty_models, open_checkpoint
@@ -95,3 +96,45 @@ def test_what_stays_in_memory_after_a_step_is_predicted(optimizer, tiny_models):
     kept = [*updater.parameters, *(t for _, _, t in updater.slots())]
     real = sum(t.nbytes for t in kept if t.numel() > 1)  # without counters
     assert adapter_bytes(job, size) == real
+
+
+EVERYTHING = "down_blocks mid_block up_blocks conv_in conv_out time_embedding add_embedding".split()
+SMALLER = {  # as SSD-1B: no attention in the middle, blocks of unequal depth
+    "mid_block_type": "UNetMidBlock2D",
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "block_out_channels": [32, 64, 64],
+    "layers_per_block": 2,
+    "transformer_layers_per_block": [0, [2, 1], [3, 1]],
+    "reverse_transformer_layers_per_block": [[3, 1, 1], [2, 1, 1], 0],
+    "attention_head_dim": [1, 1, 1],
+}
+
+
+class Asked(dict):
+    """Remembers what was looked up."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize("which", ["tiny", "sdxl", "smaller"])
+def test_every_adapted_layer_is_met_on_the_walk(which, tiny_unet_config, sdxl_unet, sdxl_config):
+    from diffusers import UNet2DConditionModel
+
+    config = {
+        "tiny": tiny_unet_config,
+        "sdxl": sdxl_config,
+        "smaller": {**tiny_unet_config, **SMALLER},
+    }[which]
+    with torch.device("meta"):
+        unet = sdxl_unet if which == "sdxl" else UNet2DConditionModel(**config)
+    size = measure_adapter({"unet": unet}, job_of({"layers": EVERYTHING}), torch.float32)
+    loads = Asked(size.loads["unet"])
+    assert units(config, 256, 192, 1, loads)
+    assert loads.names >= set(loads)

@@ -145,3 +145,19 @@ def test_auto_uses_it_where_it_makes_a_run_fit(sdxl_unet, sdxl_config):
     assert plan.fused and plan.fits and plan.twice == () and plan.extra == 0
     assert most.total - plan.total > 1.3 * GIB
     assert choose(needs, "auto", tight, "off").extra > 0
+
+
+def test_a_run_in_two_parts_ends_with_the_file_of_an_ordinary_one(train, tmp_path):
+    from safetensors.torch import load_file
+
+    common = {"schedule": {"steps": 4}, "saving": {"precision": "fp32", "every_steps": 1}}
+    common["optimizer"] = {"kind": "lion", "ema_decay": 0.5}
+    runs = tmp_path / "parts"
+    parts = merge(merge(FUSED, common), {"folders": {"runs": str(runs)}})
+    expected, _ = train(merge(PLAIN, common))
+    stopped, _ = train(parts, should_stop=lambda: len(list(runs.glob("*/states/*"))) >= 2)
+    assert stopped.lora is None
+    outcome, events = train(parts)
+    plan = next(e for e in events if e["event"] == "plan")
+    assert 0 < plan["resumed_from"] < 4 and plan["memory"]["fused_backward"]
+    assert equal(load_file(expected.lora), load_file(outcome.lora))

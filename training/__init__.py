@@ -8,13 +8,15 @@ The way of the data:
    pictures and captions; `captioner` and `sidecars` write captions where there are none; `buckets`
    decides the size each picture is trained at; `sheet` shows them.
 3. `plan` looks at everything the job names before anything expensive starts; `memory`
-   (`activations`) predicts what it needs, `streaming` keeps frozen weights elsewhere until used.
+   (`activations`, `adapter_size`) predicts what it needs, `streaming` keeps frozen weights
+   elsewhere until used.
 4. `checkpoint` (`layout`, `keys`) reads the base model part by part; `cache` encodes every version
    of pictures (`augment`, `masks`) and captions (`variants`, `text`) once, then the VAE and the
    text encoders leave memory; `prune` keeps the cache small.
 5. `loop` draws batches (`sampler`, `rng`), asks `objective` (`diffusion`, `noise`, `timesteps`,
    `losses`, `weighting`) for the loss of the UNet with its `adapter`, and lets `update` move the
-   weights (`optimize`, `optimizers`, `schedules`).
+   weights (`optimize`, `optimizers`, `schedules`), if asked within the backward pass
+   (`fused_backward`); `compiled` makes the UNet's blocks faster.
 6. `validation` measures pictures that are held out, `judge` keeps the best weights; `state`
    (`optimizer_state`) saves and restores runs, `preview` makes sample pictures, `plot` the loss
    curve.

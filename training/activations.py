@@ -27,6 +27,7 @@ class Unit:
         peak: elements of its largest block alone, which exist again while it is computed anew.
         outside: elements that are kept in any case.
         work: multiplications and additions of one forward pass.
+        learns: numbers of its adapters that learn, whose gradients its backward pass leaves.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Unit:
     peak: int
     outside: int
     work: int
+    learns: int = 0
 
     @property
     def saving(self) -> int:
@@ -52,11 +54,13 @@ class Load:
         inputs: whether it needs the layer's input, which layers beside it may share.
         per_row: elements for each row (place, token or picture) that the layer computes.
         fixed: elements that are kept however much is computed: copies of weights.
+        learns: numbers in it that learn.
     """
 
     inputs: bool
     per_row: int
     fixed: int
+    learns: int = 0
 
 
 def units(
@@ -103,6 +107,7 @@ class _Walk:
         self.places = [batch * -(-width // 8 >> i) * -(-height // 8 >> i) for i in range(levels)]
         self.batch, self.loads = batch, loads
         self.reached = False  # whether gradients flow through what comes next
+        self.learned = 0  # numbers that learn, met since the last unit
 
     def units(self) -> Iterator[Unit]:
         last = len(self.channels) - 1
@@ -159,21 +164,27 @@ class _Walk:
         if load is None:
             return 0
         self.reached = True
+        self.learned += load.learns
         return load.inputs * shared + load.per_row * rows + load.fixed
 
     def _always(self, name: str, kept: int) -> Unit:
         """What diffusers never computes twice."""
-        return Unit(name, "end", 0, 0, 0, 0, kept, 0)
+        return Unit(name, "end", 0, 0, 0, 0, kept, 0, self._learned())
+
+    def _learned(self) -> int:
+        count, self.learned = self.learned, 0
+        return count
 
     def _block(self, name, level, resnets, depths, attends) -> Iterator[Unit]:
         places, found = self.places[level], []
         middle = name == "mid_block"  # there the attention comes first
-        inputs = 0
+        inputs = learned = 0
         for i, (a, b) in enumerate(resnets):
             if attends and middle:
                 yield self._transformer(f"{name}.attentions.{i}", level, _at(depths[level], i))
             found.append(self._resnet(f"{name}.resnets.{i + middle}", level, a, b))
             inputs += places * a * bool(found[-1])
+            learned += self._learned()
             if attends and not middle:
                 yield self._transformer(f"{name}.attentions.{i}", level, _at(depths[level], i))
         kept = sum(found)
@@ -186,6 +197,7 @@ class _Walk:
             max(found, default=0),
             0,
             2 * places * sum(9 * b * (a + b) + a * b * (a != b) for a, b in resnets),
+            learned,
         )
 
     def _resnet(self, name: str, level: int, a: int, b: int) -> int:
@@ -218,6 +230,7 @@ class _Walk:
             max(blocks, default=0),
             ends,
             depth * work + 4 * size * channels,
+            self._learned(),
         )
 
     def _transformer_block(self, name: str, places: int, channels: int) -> int:
@@ -250,4 +263,5 @@ def text_units(name: str, hidden: int, layers: int, batch: int, loads: Sequence[
     """
     rows = batch * TEXT_TOKENS
     own = sum(load.per_row * rows + load.fixed for load in loads)
-    return Unit(name, "end", 0, 0, 0, 0, layers * rows * hidden * 24 + own, 0)
+    learns = sum(load.learns for load in loads)
+    return Unit(name, "end", 0, 0, 0, 0, layers * rows * hidden * 24 + own, 0, learns)

@@ -65,7 +65,7 @@ def measure_adapter(
         trained, largest = trained + sum(learns), max(largest, *learns)
         frozen += sum(sizes.values()) - sum(learns)
         copied = sum(sizes.values()) if dtype != _kept_in(job) else 0
-        loads[plan.model][plan.module] = _load(plan, bases[plan.key], job, copied)
+        loads[plan.model][plan.module] = _load(plan, bases[plan.key], job, copied, sum(learns))
     return AdapterSize(trained, frozen, largest, loads)
 
 
@@ -95,13 +95,16 @@ def _kept_in(job: "TrainingJob") -> torch.dtype:
     return torch.bfloat16 if job.optimizer.weights == "bf16" else torch.float32
 
 
-def _load(plan: LayerPlan, base: torch.nn.Module, job: "TrainingJob", copied: int) -> Load:
+def _load(
+    plan: LayerPlan, base: torch.nn.Module, job: "TrainingJob", copied: int, learns: int
+) -> Load:
     keeps, weight = KINDS[job.adapter.kind].keeps, base.weight
     own = keeps.own + bool(job.adapter.dropout)
     return Load(
         inputs=keeps.inputs,
         per_row=own * weight.shape[1] + keeps.outputs * weight.shape[0] + keeps.low * plan.rank,
         fixed=keeps.weight * weight.numel() + copied * bool(keeps.low),
+        learns=learns,
     )
 
 

@@ -31,6 +31,7 @@ STEP_BYTES = {"adamw": 0, "adamw_8bit": 0, "lion": 4, "adafactor": 0, "prodigy":
 OTHER_STEP_BYTES = 8
 TWIN_BYTES = 8  # of bf16 weights: a float32 weight and gradient while they move
 WEIGHT_BYTES = {"bf16": 2, "fp32": 4}
+LEAST_GAIN = 0.02  # share of a step's work that fused_backward has to save
 LARGE_RANK = 64  # from here on gradients are worth a word
 SMALLEST_GB = 1e-3  # nothing fits, so everything is computed twice
 
@@ -41,6 +42,8 @@ class MemoryPlan:
 
     Attributes:
         weights, adapter, gradients, activations, workspace: predicted bytes.
+        apart: bytes of these that are never there together: where the backward pass has left
+            gradients, activations are gone.
         total: their sum: the predicted peak.
         limit: bytes it has to fit into; None where nothing is known or asked.
         twice: names of the units that are computed twice.
@@ -63,12 +66,13 @@ class MemoryPlan:
     moved: int = 0
     gradients: int = 0
     fused: bool = False
+    apart: int = 0
 
     @property
     def total(self) -> int:
         """Predicted peak in bytes."""
         kept = self.weights + self.adapter + self.gradients
-        return kept + self.activations + self.workspace
+        return kept + self.activations + self.workspace - self.apart
 
     @property
     def fits(self) -> bool:
@@ -115,17 +119,24 @@ class Needs:
             fused: whether gradients are used one by one.
         """
         names = {u.name + u.kind for u in twice}
-        kept = peak = 0
+        kept = peak = together = 0
+        learns = sum(u.learns for u in self.units)
+        each, coming = self.gradients / max(1, learns), learns
         for u in self.units:
             again = u.name + u.kind in names
             kept += u.outside + (u.inputs if again else u.kept)
             peak = max(peak, u.peak if again else 0)
+            # in its backward pass there are the gradients of all that comes after it, and its own
+            there = (kept + again * u.peak) * self.element_bytes + coming * each
+            together, coming = max(together, round(there)), coming - u.learns
         largest = max((u.peak for u in self.units), default=0) // 8
         work = sum(u.work for u in self.units) or 1
         activations = (kept + peak) * self.element_bytes
         workspace = WORKSPACE_TENSORS * largest * self.element_bytes
+        apart = 0
         if not fused:
-            workspace = max(workspace, self.stepping - activations)
+            apart = max(0, activations + self.gradients - together)
+            workspace = max(workspace, self.stepping - activations + apart)
         return MemoryPlan(
             weights=self.weights,
             adapter=self.adapter,
@@ -136,6 +147,7 @@ class Needs:
             extra=sum(u.work for u in twice) / (2 * work),
             gradients=self.gradients_fused if fused else self.gradients,
             fused=fused,
+            apart=apart,
         )
 
 
@@ -212,9 +224,13 @@ def choose(needs: Needs, wanted: str, limit: int | None, fused: str = "off") -> 
         fused: "off", "on", or "auto" to use up gradients one by one only where it has to be.
     """
     plan = _choose(needs, wanted, limit, fused == "on")
-    if fused == "auto" and not (plan.fits and not plan.twice):
-        # costs next to nothing, computing twice does
-        return _choose(needs, wanted, limit, limit is not None)
+    if fused == "auto" and limit is not None and (plan.twice or not plan.fits):
+        other = _choose(needs, wanted, limit, True)
+        # many small steps cost a little, too
+        if (other.fits and not plan.fits) or other.extra < plan.extra - LEAST_GAIN:
+            return other
+        if not plan.fits and other.total < plan.total:
+            return other
     return plan
 
 

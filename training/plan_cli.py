@@ -78,7 +78,7 @@ def _line(plan) -> str:
         "weights": plan.weights,
         "adapter": plan.adapter,
         "gradients": plan.gradients,
-        "activations": plan.activations,
+        "activations": plan.activations - plan.apart,
         "room to compute": plan.workspace,
     }
     shown = ", ".join(f"{name} {value / GIB:.1f}" for name, value in parts.items())

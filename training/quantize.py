@@ -1,7 +1,9 @@
 """Frozen linear layers in 8 bit: a third of SDXL's memory for a few percent of its speed.
 
 Weights alone are rounded, one scale per output channel; numbers are computed in the model's own
-type. The backward pass needs the weight again, and makes it again instead of keeping it.
+type. The backward pass needs the weight again, and makes it again instead of keeping it. That is
+why this is not torchao's weight-only quantization (0.18): it rounds alike, but leaves every weight
+unpacked with autograd until the backward pass, so that training would save nothing.
 """
 
 import torch

@@ -61,24 +61,24 @@ def picture(server, word: str) -> np.ndarray:
 
 
 def test_a_word_is_trained_and_used(server):
-    shown = server.client.run(training("cast/zoe", embedding_vectors=2), timeout=300)["train"]
-    assert "write embedding:cast/zoe in prompts, in place of 'zoe'" in shown["text"][0]
-    path = server.output_dir / "embeddings" / "cast" / "zoe.safetensors"
+    shown = server.client.run(training("words/zoe", embedding_vectors=2), timeout=300)["train"]
+    assert "write embedding:words/zoe in prompts, in place of 'zoe'" in shown["text"][0]
+    path = server.output_dir / "embeddings" / "words" / "zoe.safetensors"
     assert {k: v.shape[0] for k, v in load_file(path).items()} == {"clip_l": 2, "clip_g": 2}
     assert [f["subfolder"] for f in shown["files"]] == ["loras/cast", "embeddings/cast"]
-    lora = load_file(server.output_dir / "loras" / "cast" / "zoe.safetensors")
+    lora = load_file(server.output_dir / "loras" / "words" / "zoe.safetensors")
     assert not any(k.startswith("bundle_emb") for k in lora)
 
-    new, old = picture(server, "embedding:cast/zoe"), picture(server, "zoe")
+    new, old = picture(server, "embedding:words/zoe"), picture(server, "zoe")
     assert np.abs(new - old).max() > 8
     assert "does not exist" not in server.log_text()
     np.testing.assert_array_equal(picture(server, "embedding:zoe"), new)
 
     # again: the same file; another content under the same name, also in a folder of the user's
-    server.client.run(training("cast/zoe", embedding_vectors=2), timeout=300)
+    server.client.run(training("words/zoe", embedding_vectors=2), timeout=300)
     assert len(list(path.parent.glob("*.safetensors"))) == 1
     other = training("cast/ann", embedding_vectors=3, embedding_init="a red coat")
-    taken = server.models_dir / "embeddings" / "cast" / "ann.safetensors"
+    taken = server.models_dir / "embeddings" / "words" / "ann.safetensors"
     taken.parent.mkdir(parents=True, exist_ok=True)
     taken.write_bytes(path.read_bytes())
     shown = server.client.run(other, timeout=300)["train"]

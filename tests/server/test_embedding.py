@@ -65,7 +65,7 @@ def test_a_word_is_trained_and_used(server):
     assert "write embedding:words/zoe in prompts, in place of 'zoe'" in shown["text"][0]
     path = server.output_dir / "embeddings" / "words" / "zoe.safetensors"
     assert {k: v.shape[0] for k, v in load_file(path).items()} == {"clip_l": 2, "clip_g": 2}
-    assert [f["subfolder"] for f in shown["files"]] == ["loras/cast", "embeddings/cast"]
+    assert [f["subfolder"] for f in shown["files"]] == ["loras/words", "embeddings/words"]
     lora = load_file(server.output_dir / "loras" / "words" / "zoe.safetensors")
     assert not any(k.startswith("bundle_emb") for k in lora)
 
@@ -77,12 +77,12 @@ def test_a_word_is_trained_and_used(server):
     # again: the same file; another content under the same name, also in a folder of the user's
     server.client.run(training("words/zoe", embedding_vectors=2), timeout=300)
     assert len(list(path.parent.glob("*.safetensors"))) == 1
-    other = training("cast/ann", embedding_vectors=3, embedding_init="a red coat")
+    other = training("words/ann", embedding_vectors=3, embedding_init="a red coat")
     taken = server.models_dir / "embeddings" / "words" / "ann.safetensors"
     taken.parent.mkdir(parents=True, exist_ok=True)
     taken.write_bytes(path.read_bytes())
     shown = server.client.run(other, timeout=300)["train"]
-    assert "write embedding:cast/ann_00002 in prompts" in shown["text"][0]
+    assert "write embedding:words/ann_00002 in prompts" in shown["text"][0]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from demo.train import record
 from demo.train.loop import Plan, arguments, run_stage
 from demo.train.runs import Run, TrainingError, load_weights
 from demo.world import Draws
@@ -102,3 +103,19 @@ def test_the_rate_rises_stays_and_falls():
 def test_a_missing_stage_says_what_to_run():
     with pytest.raises(TrainingError, match=r"python -m demo\.train\.unet"):
         load_weights("unet", "unet")
+
+
+def test_a_record_counts_learning_and_not_the_time_between(tmp_path):
+    entry = {"device": "cpu", "pictures_per_s": 10.0, "rate": 1e-3, "loss": 0.5}
+    log = [
+        entry | {"time": 0.0, "step": 100, "seen": 3600},
+        entry | {"time": 90_000.0, "step": 50, "seen": 1800},  # the last checkpoint, a day later
+        entry | {"time": 90_360.0, "step": 150, "seen": 5400, "loss": 0.25},
+    ]
+    (tmp_path / "unet").mkdir()
+    lines = "\n".join(map(json.dumps, log)) + '\n{"time": 1, "st'
+    (tmp_path / "unet" / "log.jsonl").write_text(lines, "utf-8")
+    assert record.hours(log) == pytest.approx(0.2)
+    assert record.table(tmp_path).splitlines()[2:] == [
+        "| unet | 150 | 5,400 | 0.2 | cpu | loss 0.25 |"
+    ]

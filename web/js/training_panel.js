@@ -41,33 +41,38 @@ function stateOf(node) {
 
 /** Everything the server knows; calls while one is under way share its answer. */
 function askForAll() {
-  asking ??= api
-    .fetchApi(ROUTE)
-    .then((response) => (response.ok ? response.json() : []))
-    .then((all) => {
-      for (const state of all) {
-        const known = states.get(keyOf(state));
-        if (known?.run !== state.run || known.number <= state.number) {
-          states.set(keyOf(state), state);
-        }
-      }
-      showAll();
-    })
-    .catch(() => {}) // the server is gone; `reconnected` asks again
-    .finally(() => (asking = null));
+  asking ??= fetchAll()
+    .catch(() => false) // the server is gone; `reconnected` asks again
+    .then((overtaken) => {
+      asking = null;
+      return overtaken && askForAll();
+    });
   return asking;
+}
+
+/** Take over what the server knows; whether a message with a gap before it is newer than that. */
+async function fetchAll() {
+  const response = await api.fetchApi(ROUTE);
+  const all = response.ok ? await response.json() : [];
+  for (const state of all) {
+    const known = states.get(keyOf(state));
+    if (known?.run !== state.run || known.number <= state.number) states.set(keyOf(state), state);
+  }
+  showAll();
+  return all.some((state) => states.get(keyOf(state)).gap);
 }
 
 function onMessage({ detail }) {
   if (!detail?.run) return;
   heardAt = Date.now();
-  const known = states.get(keyOf(detail));
-  const first = detail.number === 1;
-  if (known?.run === detail.run && detail.number <= known.number) return;
-  const gap = !first && (known?.run !== detail.run || detail.number !== known.number + 1);
   const { points = [], ...state } = detail;
-  const curve = known?.run === detail.run ? [...known.curve, ...points] : points;
-  states.set(keyOf(state), { ...state, curve });
+  const before = states.get(keyOf(state));
+  const known = before?.run === state.run ? before : { number: 0, curve: [], gap: false };
+  if (state.number <= known.number) return;
+  const gap = known.gap || state.number !== known.number + 1;
+  const last = known.curve.at(-1)?.[0] ?? -1; // an answer may hold points that come again
+  const curve = [...known.curve, ...points.filter(([step]) => step > last)];
+  states.set(keyOf(state), { ...state, curve, gap });
   if (gap || curve.length > 1200) askForAll();
   showAll();
 }

@@ -6,9 +6,15 @@ from typing import Any
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..training import merge, parse_text, setting
-from .runtime.types import TrainingOptions
-from .training_widgets import check_options, nested, widget
+from ..training import parse_text
+from .training_widgets import (
+    changed,
+    from_widgets,
+    laid_over,
+    options_input,
+    options_output,
+    widget,
+)
 
 CATEGORY = "troupe/training"
 NONE = "none"
@@ -61,11 +67,7 @@ class TroupeAdapterOptions(io.ComfyNode):
             "ranks and learning rates of single blocks, the text encoders, and a new word. Every "
             "kind is written as a file that ComfyUI's LoRA loaders apply as it was trained.",
             inputs=[
-                TrainingOptions.Input(
-                    "options",
-                    optional=True,
-                    tooltip="From Training Options; what is changed here is laid over it.",
-                ),
+                options_input(),
                 *(widget(path, **more) for path, more in SETTINGS.items()),
                 io.Combo.Input(
                     "start_from",
@@ -77,9 +79,7 @@ class TroupeAdapterOptions(io.ComfyNode):
                 ),
                 *(widget(path, **more) for path, more in LATER.items()),
             ],
-            outputs=[
-                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
-            ],
+            outputs=[options_output()],
         )
 
     @classmethod
@@ -110,19 +110,16 @@ class TroupeAdapterOptions(io.ComfyNode):
         embedding_vectors: int = 0,
         embedding_init: str = "",
     ) -> io.NodeOutput:
-        given = locals()
-        values = {path: given[path.replace(".", "_")] for path in (*SETTINGS, *LATER)}
+        values = from_widgets(locals(), (*SETTINGS, *LATER))
         values["adapter.alpha"] = adapter_alpha or None
         values["adapter.layers"] = adapter_layers.replace(",", " ").split()
         for path in ("adapter.block_ranks", "adapter.block_rates"):
             values[path] = parse_text(values[path], path)
-        changed = {p: v for p, v in values.items() if v != setting(p).default}
+        values = changed(values)
         if start_from != NONE:
             path = folder_paths.get_full_path_or_raise("loras", start_from)
-            changed["adapter.start_from"] = path
-        merged = merge(options or {}, nested(changed))
-        check_options(merged)
-        return io.NodeOutput(merged)
+            values["adapter.start_from"] = path
+        return io.NodeOutput(laid_over(options, values))
 
 
 NODES: list[type[io.ComfyNode]] = [TroupeAdapterOptions]

@@ -4,9 +4,14 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..training import merge, setting
-from .runtime.types import TrainingOptions
-from .training_widgets import check_options, nested, widget
+from .training_widgets import (
+    changed,
+    from_widgets,
+    laid_over,
+    options_input,
+    options_output,
+    widget,
+)
 
 CATEGORY = "troupe/training"
 SETTINGS = {
@@ -42,16 +47,10 @@ class TroupeDataOptions(io.ComfyNode):
             "much regularisation pictures do. Every version is encoded once and cached, so none "
             "of this makes training slower.",
             inputs=[
-                TrainingOptions.Input(
-                    "options",
-                    optional=True,
-                    tooltip="From Training Options; what is changed here is laid over it.",
-                ),
+                options_input(),
                 *(widget(path, **more) for path, more in SETTINGS.items()),
             ],
-            outputs=[
-                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
-            ],
+            outputs=[options_output()],
         )
 
     @classmethod
@@ -76,12 +75,7 @@ class TroupeDataOptions(io.ComfyNode):
         prior_weight: float = 1.0,
         prior_ratio: float = 1.0,
     ) -> io.NodeOutput:
-        given = locals()
-        values = {path: given[path.replace(".", "_")] for path in SETTINGS}
-        changed = {p: v for p, v in values.items() if v != setting(p).default}
-        merged = merge(options or {}, nested(changed))
-        check_options(merged)
-        return io.NodeOutput(merged)
+        return io.NodeOutput(laid_over(options, changed(from_widgets(locals(), SETTINGS))))
 
 
 NODES: list[type[io.ComfyNode]] = [TroupeDataOptions]

@@ -4,9 +4,15 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..training import merge, setting
-from .runtime.types import TrainingOptions
-from .training_widgets import AS_PRESET, check_options, nested, widget
+from .training_widgets import (
+    AS_PRESET,
+    changed,
+    from_widgets,
+    laid_over,
+    options_input,
+    options_output,
+    widget,
+)
 
 CATEGORY = "troupe/training"
 FINE = {"step": 0.001, "round": 0.0001}
@@ -46,16 +52,10 @@ class TroupeLearningOptions(io.ComfyNode):
             description="What a training learns, which optimizer moves the weights, and how it is "
             "judged on pictures it never sees. What is left as it is stays as the preset says.",
             inputs=[
-                TrainingOptions.Input(
-                    "options",
-                    optional=True,
-                    tooltip="From another options node; what is changed here is laid over it.",
-                ),
+                options_input(),
                 *(widget(path, **more) for path, more in SETTINGS.items()),
             ],
-            outputs=[
-                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
-            ],
+            outputs=[options_output()],
         )
 
     @classmethod
@@ -84,16 +84,9 @@ class TroupeLearningOptions(io.ComfyNode):
         schedule_floor: float = 0.0,
         schedule_cycles: int = 1,
     ) -> io.NodeOutput:
-        given = locals()
-        values = {path: given[path.replace(".", "_")] for path in SETTINGS}
-        changed = {p: v for p, v in values.items() if "unset" in SETTINGS[p] or _differs(p, v)}
-        merged = merge(options or {}, nested(changed))
-        check_options(merged)
-        return io.NodeOutput(merged)
-
-
-def _differs(path: str, value: Any) -> bool:
-    return value != setting(path).default
+        values = changed(from_widgets(locals(), SETTINGS))
+        values["objective.weighting"] = objective_weighting  # the default, too, may be chosen
+        return io.NodeOutput(laid_over(options, values))
 
 
 NODES: list[type[io.ComfyNode]] = [TroupeLearningOptions]

@@ -3,8 +3,16 @@
 from comfy_api.v0_0_2 import io
 
 from ..training import merge
-from .runtime.types import TrainingOptions
-from .training_widgets import CARDS, FREE, card_widget, check_options, nested, parse_options, widget
+from .training_widgets import (
+    CARDS,
+    FREE,
+    card_widget,
+    check_options,
+    nested,
+    options_output,
+    parse_options,
+    widget,
+)
 
 CATEGORY = "troupe/training"
 
@@ -45,9 +53,7 @@ class TroupeTrainingOptions(io.ComfyNode):
                 widget("memory.base_weights"),
                 widget("memory.compile"),
             ],
-            outputs=[
-                TrainingOptions.Output(display_name="options", tooltip="For Train LoRA."),
-            ],
+            outputs=[options_output()],
         )
 
     @classmethod

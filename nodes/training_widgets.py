@@ -1,5 +1,6 @@
 """Widgets made from the fields of TrainingJob: bounds, choices and help text live there."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from comfy_api.v0_0_2 import io
@@ -15,6 +16,7 @@ from ..training import (
     setting,
 )
 from ..training.settings import PATHS
+from .runtime.types import TrainingOptions
 
 AS_PRESET = "as preset"
 FREE = "what is free"
@@ -76,6 +78,41 @@ def widget(path: str, id: str = "", unset: float | None = None, **more: Any) -> 
     if about.kind == "int":
         return io.Int.Input(id, **{**bounds, "step": about.step or 1, **common})
     return io.Float.Input(id, **{**bounds, "step": 0.01, **common})
+
+
+def options_input() -> io.Input:
+    """Where the nodes of options are chained."""
+    return TrainingOptions.Input(
+        "options",
+        optional=True,
+        tooltip="From another options node; what is changed here is laid over it.",
+    )
+
+
+def options_output() -> io.Output:
+    """What every node of options gives."""
+    return TrainingOptions.Output(display_name="options", tooltip="For Train LoRA.")
+
+
+def from_widgets(given: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+    """setting -> value, of a node's arguments as `widget` named them."""
+    return {path: given[path.replace(".", "_")] for path in paths}
+
+
+def changed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that are not as TrainingJob has them by default."""
+    return {path: value for path, value in values.items() if value != setting(path).default}
+
+
+def laid_over(options: Mapping[str, Any] | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Options with "section.field" values laid over them.
+
+    Raises:
+        JobError: they do not go together, see `parse_job`.
+    """
+    merged = merge(options or {}, nested(values))
+    check_options(merged)
+    return merged
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Another kind of adapter with trained text encoders, from the node to the picture."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
-from tests.server.test_training import CHECKPOINT, SIZE, node, write_dataset
+from tests.server.test_training import (
+    CHECKPOINT,
+    SIZE,
+    node,
+    picture_graph,
+    pixels,
+    write_dataset,
+)
 from tools.client import ExecutionError
 
 
@@ -36,27 +40,8 @@ def training(**options) -> dict:
 
 
 def picture(server, graph: dict, model: list, clip: list) -> np.ndarray:
-    graph = graph | {
-        "text": node("CLIPTextEncode", clip=clip, text="a photo of zoe"),
-        "latent": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=model,
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["latent", 0],
-            denoise=1.0,
-            steps=3,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="normal",
-            seed=1,
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
-        "save": node("SaveImage", images=["decode", 0], filename_prefix="adapters"),
-    }
-    shown = server.client.run(graph, timeout=300)["save"]
-    return np.asarray(Image.open(io.BytesIO(server.client.view(**shown["images"][0]))), np.int16)
+    graph = picture_graph(graph, model, clip)
+    return pixels(server, server.client.run(graph, timeout=300)["save"])
 
 
 def test_a_kind_is_trained_and_applied(server):

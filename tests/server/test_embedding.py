@@ -1,13 +1,17 @@
 """A new word from the node to the prompt: trained, found by ComfyUI, used by its name."""
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 from safetensors.torch import load_file
 
-from tests.server.test_training import CHECKPOINT, SIZE, node, write_dataset
+from tests.server.test_training import (
+    CHECKPOINT,
+    SIZE,
+    node,
+    picture_graph,
+    pixels,
+    write_dataset,
+)
 from tools.client import ExecutionError
 
 TEXT = "a photo of {} on a bench"
@@ -40,24 +44,9 @@ def training(prefix: str, yaml: str = "", **options) -> dict:
 
 
 def picture(server, word: str) -> np.ndarray:
-    graph = {
-        "base": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "text": node("CLIPTextEncode", clip=["base", 1], text=TEXT.format(word)),
-        "latent": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=["base", 0],
-            positive=["text", 0],
-            negative=["text", 0],
-            latent_image=["latent", 0],
-            denoise=1.0,
-            **{"steps": 4, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "seed": 1},
-        ),
-        "decode": node("VAEDecode", samples=["sample", 0], vae=["base", 2]),
-        "save": node("SaveImage", images=["decode", 0], filename_prefix="word"),
-    }
-    saved = server.client.run(graph, timeout=120)["save"]["images"][0]
-    return np.asarray(Image.open(io.BytesIO(server.client.view(**saved))), dtype=np.int16)
+    base = {"base": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT)}
+    graph = picture_graph(base, ["base", 0], ["base", 1], TEXT.format(word))
+    return pixels(server, server.client.run(graph, timeout=120)["save"])
 
 
 def test_a_word_is_trained_and_used(server):

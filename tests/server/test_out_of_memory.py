@@ -9,6 +9,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from tests.server.processes import children_of
 from tools.client import ExecutionError
 
 SPARE_BYTES = 64 << 20  # for stacks of threads, whose lack is another failure
@@ -35,20 +36,6 @@ def training(resolution: int, batch: int, steps: int) -> dict:
             options=["options", 0],
         ),
     }
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes started by `pid` that run the training program."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            command = (entry / "cmdline").read_bytes()
-        except (OSError, IndexError):
-            continue
-        if parent == pid and b"training" in command:
-            found.append(int(entry.name))
-    return found
 
 
 def trains(run: Path) -> bool:

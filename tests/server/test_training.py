@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.server.processes import children_of
 from tools.client import ExecutionError, ExecutionInterrupted, PromptError
 from tools.events import Events
 from tools.server import ComfyServer
@@ -60,10 +61,12 @@ def training(yaml: str = "samples: {steps: 3}", folder: str = "photos", **inputs
     }
 
 
-def picture_graph(loader: dict[str, dict], model: list, clip: list) -> dict:
+def picture_graph(
+    loader: dict[str, dict], model: list, clip: list, text: str = "a photo of zoe"
+) -> dict:
     sampling = {"steps": 4, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "seed": 1}
     return loader | {
-        "text": node("CLIPTextEncode", clip=clip, text="a photo of zoe"),
+        "text": node("CLIPTextEncode", clip=clip, text=text),
         "latent": node("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
         "sample": node(
             "KSampler",
@@ -302,22 +305,6 @@ def test_no_lora_key_is_dropped_in_silence(server, trained):
     refused(server, applying(files=f"{whole}: heavy"), "heavy", "no number")
     refused(server, applying(weights="1, 2"), "weights")
     server.client.run(applying())
-
-
-def children_of(pid: int) -> list[int]:
-    """Processes started by `pid` that run the training program."""
-    out = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            command = (entry / "cmdline").read_bytes()
-        except (OSError, IndexError):
-            continue
-        if parent == pid and b"training" in command:
-            out.append(int(entry.name))
-    return out
 
 
 def alive(pid: int) -> bool:

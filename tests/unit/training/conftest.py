@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from bench._mfu import SDXL
+
 ROOT = Path(__file__).resolve().parents[3]
 UNET = {
     "block_out_channels": [32, 64],
@@ -23,19 +25,6 @@ UNET = {
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 6 * 256 + 32,
-}
-SDXL = {
-    "block_out_channels": [320, 640, 1280],
-    "layers_per_block": 2,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "use_linear_projection": True,
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
 }
 TEXT = {
     "hidden_size": 32,

@@ -1,7 +1,8 @@
-"""`python3 run.py demo`: the whole pipeline with the miniature model, from photographs to a film.
+"""`python3 run.py demo`: the whole pipeline with the miniature model, from pictures to a film.
 
-Starts ComfyUI with this pack, queues workflows/api/full_pipeline.json with the miniature's file
-names, and leaves in output/demo: film.mp4, the LoRA, the pictures of both scenes, report.json.
+Starts ComfyUI with this pack, queues workflows/api/miniature_film.json, and measures by the drawn
+world's own truth what came true. Leaves in output/demo: film.mp4, the LoRA, the sheets that the
+nodes show, proof/ with pictures beside figures, and report.json.
 """
 
 import argparse
@@ -19,13 +20,13 @@ from typing import Any
 from tools.events import Event, Events
 from tools.server import ComfyServer
 
-from .inputs import place_inputs
+from . import proof
+from .cast import FRAMES, held_out_character, write_cast
 from .measure import PeakMemory, Stopwatch, film_facts
-from .nano import build_nano
-from .swap import with_nano
+from .trained import build_trained
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKFLOW = ROOT / "workflows" / "api" / "full_pipeline.json"
+WORKFLOW = ROOT / "workflows" / "api" / "miniature_film.json"
 NOT_LOADED = "lora key not loaded"
 BT709 = 1  # the code of BT.709 in H.264 streams, for matrix, primaries and transfer
 
@@ -37,48 +38,63 @@ class DemoError(RuntimeError):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
-    parser.add_argument("--canvas", type=int, default=256, help="size of the pictures in pixels")
-    parser.add_argument("--frames", type=int, default=16, help="frames of each dance")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each dance")
+    parser.add_argument(
+        "--proof", type=int, default=8, metavar="N", help="pictures for each figure; 0 = no figures"
+    )
     options = parser.parse_args()
-    report = run(options.output, options.canvas, options.frames)
+    report = run(options.output, options.frames, options.proof)
     for stage, seconds in report["stages_s"].items():
         print(f"{stage:>10} {seconds:8.1f} s")
     film = report["film"]
     print(
         f"{film['frames']} frames of {film['width']}x{film['height']} at {film['fps']} fps, "
-        f"peak memory {report['peak_memory_mb']:.0f} MB, {report['total_s']:.0f} s in all"
+        f"peak memory {report['peak_memory_mb']:.0f} MB, {report['film_s']:.0f} s to the film, "
+        f"{report['total_s']:.0f} s in all"
     )
+    for line in proof.lines(report.get("proof", {})):
+        print(line)
     print(f"film: {options.output / 'film.mp4'}")
     return 0
 
 
-def run(output: Path, canvas: int, frames: int) -> dict[str, Any]:
+def run(output: Path, frames: int, pictures: int) -> dict[str, Any]:
     """Run the pipeline and return the report, which is also written to output/report.json.
+
+    Args:
+        frames: of each dance.
+        pictures: for each figure of the proof.
 
     Raises:
         DemoError: the film or the LoRA is not as it should be.
     """
     began = time.monotonic()
     base = output / "comfyui"
-    for kept in (base, *output.glob("*.*")):
+    for kept in (base, output / "proof", *output.glob("*.*")):
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
     stages: dict[str, float] = {}
-    build_nano(base / "models")
-    place_inputs(base / "input", canvas, frames)
+    build_trained(base / "models")
+    write_cast(base / "input", frames)
     stages["models"] = time.monotonic() - began
-    prompt = with_nano(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     since = time.monotonic()
     with ComfyServer(base) as server:
         stages["start"] = time.monotonic() - since
         with PeakMemory(server.pid) as memory:
             outputs, watch = follow(server, prompt)
         results = collect(server, output, prompt, outputs)
+        film_done = time.monotonic()
+        if pictures:
+            results["proof"] = measure(server, output, results["lora"], pictures)
         log = server.log_text()
     stages |= watch.seconds
+    if pictures:
+        stages["proof"] = time.monotonic() - film_done
     report = {
         "workflow": str(WORKFLOW.relative_to(ROOT)),
         "nodes": watch.order,
         "stages_s": {name: round(seconds, 2) for name, seconds in stages.items()},
+        "film_s": round(film_done - began, 2),
         "total_s": round(time.monotonic() - began, 2),
         "peak_memory_mb": round(memory.peak_mb, 1),
         "film": film_facts(output / "film.mp4"),
@@ -90,6 +106,14 @@ def run(output: Path, canvas: int, frames: int) -> dict[str, Any]:
     (output / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     check(report, prompt)
     return report
+
+
+def measure(server: ComfyServer, output: Path, lora: str, pictures: int) -> dict[str, Any]:
+    """What comes true of prompts, poses, references and the new LoRA (see demo.proof)."""
+    print("- measuring", flush=True)
+    studio = proof.Studio(server)
+    name = studio.add_lora(output / lora)
+    return proof.measure(studio, output / "proof", pictures, held_out_character(), name)
 
 
 def follow(server: ComfyServer, prompt: dict[str, Any]) -> tuple[dict[str, Any], Stopwatch]:
@@ -114,18 +138,17 @@ def _tell(prompt: dict[str, Any], event: Event) -> None:
 KEPT = {
     "TroupeSaveVideo": "film.mp4",
     "TroupeTrainLora": "%",
-    "SaveImage": "%",
     "TroupeLoadDataset": "contact_sheet.png",
     "TroupeComposeScene": "scene_sheet_{n}.png",
-    "PreviewImage": "samples.png",
+    "PreviewImage": "{title}.png",
 }
 
 
 def collect(
     server: ComfyServer, output: Path, prompt: dict[str, Any], outputs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fetch the film, the LoRA, the pictures and the sheets into `output`; their names."""
-    found: dict[str, Any] = {"pictures": [], "sheets": []}
+    """Fetch the film, the LoRA and the sheets into `output`; their names."""
+    found: dict[str, Any] = {"sheets": []}
     for node_id, shown in outputs.items():
         kind = prompt[node_id]["class_type"]
         for item in (entry for value in shown.values() for entry in value):
@@ -133,12 +156,14 @@ def collect(
                 continue
             if kind == "TroupeTrainLora" and item["type"] != "output":
                 continue
-            name = KEPT[kind].replace("%", item["filename"]).format(n=len(found["sheets"]))
+            title = prompt[node_id]["_meta"]["title"].lower().replace(" ", "_")
+            name = KEPT[kind].replace("%", item["filename"])
+            name = name.format(n=len(found["sheets"]), title=title)
             (output / name).write_bytes(server.client.view(**item))
             if kind == "TroupeTrainLora":
                 found["lora"] = name
             elif kind != "TroupeSaveVideo":
-                found["pictures" if kind == "SaveImage" else "sheets"].append(name)
+                found["sheets"].append(name)
     return found
 
 

@@ -31,12 +31,21 @@ SIZE_PX = 128  # what the miniature was trained at
 TRIGGER = "zorvex"  # a word that no caption of the training had
 PICTURES = 12  # of the character, to train on
 FRAMES, FPS = 12, 8.0  # of each dance
+SHOT_S = FRAMES / FPS
 ROLE_HIDES = {  # what a caption leaves to a reference, or to the trigger
     "character": ("skin", "hair", "mark"),
     "attire": ("upper", "lower", "shoes"),
     "background": ("place",),
 }
 FOLDER = "troupe_miniature"
+
+# How the miniature learns a character in two minutes.
+STEPS, RANK = 240, 8
+TRAINING = """batch: {size: 4}
+optimizer: {learning_rate: 0.002}
+text_encoders: {learning_rate_1: 0.0005, learning_rate_2: 0.0005}
+objective: {weighting: min_snr}
+"""
 
 
 def words(plan: Plan, leave_out: Collection[str] = (), name: str = "") -> str:
@@ -101,19 +110,25 @@ def film_scene() -> Scene:
     return replace(plan_sample(20_003, split="test").scene, character=held_out_character())
 
 
+def film_prompt() -> str:
+    """What is said of every shot: only who it is and what they do."""
+    return f"{TRIGGER}, a person, dancing"
+
+
 def dance_plans(name: str, frames: int = FRAMES) -> list[Plan]:
     """One turn of a dance of the world, in the scene of the film."""
     motion, scene = Motion(name, seconds=frames / FPS), film_scene()
     return [Plan(i, scene, motion.pose(i / FPS), "", frozenset()) for i in range(frames)]
 
 
-def write_cast(folder: Path) -> None:
+def write_cast(folder: Path, frames: int = FRAMES) -> None:
     """Everything miniature_film reads: pictures, an attire, a background, four dances."""
+    folder.mkdir(parents=True, exist_ok=True)
     scene = film_scene()
     write_dataset(folder / FOLDER, scene.character)
     for role in ("attire", "background"):
         save(folder / f"{FOLDER}_{role}.png", reference_picture(role, scene, Draws(42, 0)))
-    write_dances(folder)
+    write_dances(folder, frames)
 
 
 def write_dances(folder: Path, frames: int = FRAMES) -> None:

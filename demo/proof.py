@@ -310,6 +310,39 @@ def measure(
     return found
 
 
+# Where the figures are in what `measure` finds, and how they are told.
+TOLD = (
+    ("prompts come true: garment type", ("text", "garment_type")),
+    ("prompts come true: garment colour", ("text", "garment_colour")),
+    ("prompts come true: background", ("text", "background")),
+    ("person where the pose has it (IoU)", ("pose", "iou")),
+    ("  without ControlNet", ("pose", "free")),
+    ("outfit of the attire picture: colour", ("attire", "with", "garment_colour")),
+    ("  without the picture", ("attire", "without", "garment_colour")),
+    ("outfit of the attire picture: pattern", ("attire", "with", "garment_pattern")),
+    ("  without the picture", ("attire", "without", "garment_pattern")),
+    ("  hair colour still as the prompt says", ("attire", "with", "hair_colour")),
+    ("place of the background picture", ("background", "with", "background")),
+    ("  without the picture", ("background", "without", "background")),
+    ("hair colour of the character picture", ("character", "with", "hair_colour")),
+    ("  without the picture", ("character", "without", "hair_colour")),
+    ("LoRA with its trigger: the character", ("lora", "with", "character")),
+    ("  without the trigger", ("lora", "without", "character")),
+    ("  others as the prompt says", ("lora", "others", "character")),
+)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The main figures of `measure` for a terminal."""
+    out = []
+    for label, path in TOLD if found else ():
+        value: Any = found
+        for key in path:
+            value = value[key]
+        out.append(f"{label:<40} {value:5.2f}")
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)

@@ -1,49 +1,32 @@
-"""The trained miniature: SDXL's family learned from scratch on the drawn world, in one small file.
+"""The trained miniature: SDXL's family learned from scratch on the drawn world, shipped small.
 
     files = build_trained(models_dir)      # or: python -m demo.trained MODELS_DIR
 
-`demo/weights/nano.safetensors` holds everything in float16; the files written are complete models
-in the formats of the real ones (see demo.train.export). How they were trained: demo/README.md.
+`demo/weights` holds everything in float16; the files written are complete models in the formats of
+the real ones (see demo.train.packs and demo.train.export). How they were trained: demo/README.md.
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
 from .nano import NanoFiles, nano_files
-
-PACK = Path(__file__).resolve().parent / "weights" / "nano.safetensors"
-SHA256 = ""
-
-
-class PackError(RuntimeError):
-    """The weights that belong to this version are missing or damaged."""
 
 
 def build_trained(models_dir: Path) -> NanoFiles:
     """Write the trained miniature's files below ComfyUI's `models_dir`; existing ones are replaced.
 
     Raises:
-        PackError: the shipped weights are missing or are not those of this version.
+        demo.train.packs.PackError: shipped weights are missing or not those of this version.
     """
-    from .train.export import read_pack, write_models
+    from .train import packs
+    from .train.export import write_models
 
-    check_pack(PACK)
-    write_models(read_pack(PACK), Path(models_dir))
+    parts = {}
+    for pack in packs.PACKS:
+        packs.check(pack)
+        parts |= {module: packs.read_module(stage, module) for stage, module in pack.parts}
+    write_models(parts, Path(models_dir))
     return nano_files(models_dir)
-
-
-def check_pack(path: Path, sha256: str = SHA256) -> None:
-    """Compare the shipped weights with their hash.
-
-    Raises:
-        PackError: as `build_trained`.
-    """
-    if not path.is_file():
-        raise PackError(f"{path} is missing: get the whole repository.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise PackError(f"{path} is damaged or of another version: sha256 {found}, not {sha256}.")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import json
 import tempfile
 from pathlib import Path
 
+from demo import cast
+
 from .editor import Editor, Sketch
 from .server import ComfyServer
 
@@ -215,12 +217,15 @@ def train_lora() -> Sketch:
 def _train(
     sketch: Sketch, pos: tuple[int, int], checkpoint: str = CHECKPOINT, name: str = "eileen",
     sample: str = "a photo of eileen, smiling, in an orange space suit", steps: int = 300,
+    rank: int = 16, options: bool = False,
 ) -> None:  # fmt: skip
     sketch.node(
         "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=checkpoint,
-        models=_model(checkpoint), preset="character", steps=steps, rank=16, resolution=0, seed=7,
+        models=_model(checkpoint), preset="character", steps=steps, rank=rank, resolution=0, seed=7,
         control_after_generate="fixed", filename_prefix=f"troupe/{name}", sample_prompts=sample,
-        title="Train LoRA", inputs={"dataset": ("dataset", "dataset")},
+        title="Train LoRA",
+        inputs={"dataset": ("dataset", "dataset")}
+        | ({"options": ("options", "options")} if options else {}),
     )  # fmt: skip
 
 
@@ -287,10 +292,13 @@ def pose_sequence_to_film() -> Sketch:
     return sketch
 
 
-def _film(sketch: Sketch, pos: tuple[int, int], shots: tuple[str, ...]) -> None:
+def _film(
+    sketch: Sketch, pos: tuple[int, int], shots: tuple[str, ...], size_px: int = 768
+) -> None:
     x, y = pos
     sketch.node(
-        "timeline", "TroupeTimeline", (x, y), size=(330, 420), fps=24.0, width=768, height=768,
+        "timeline", "TroupeTimeline", (x, y), size=(330, 420), fps=24.0, width=size_px,
+        height=size_px,
         transition="crossfade", transition_duration=0.5, title="Timeline",
         inputs={f"shots.shot{i}": (shot, "shot") for i, shot in enumerate(shots)},
     )  # fmt: skip
@@ -350,11 +358,73 @@ def full_pipeline() -> Sketch:
     return sketch
 
 
+MINIATURE_NOTE = """## A film on a laptop, with nothing to download
+Twelve pictures of a character the model has never seen become a LoRA; then the character dances, in
+the outfit of one picture and the place of another, in four shots.
+
+The models are miniatures of SDXL's family, trained on a drawn world of 128 pixels. They come with
+the pack's repository: `python -m demo.trained ComfyUI/models` writes them, the node folder
+`demo/companion` (linked into `custom_nodes`) makes ComfyUI know them, and `workflows/input/*`
+belongs into ComfyUI's `input`. Or run `python3 run.py demo`, which does all of it, and queues this.
+"""
+DANCES = 4
+
+
+def miniature_film() -> Sketch:
+    sketch = Sketch()
+    _note(sketch, MINIATURE_NOTE, (-20, -400), (1000, 310))
+    _checkpoint(sketch, (0, 0), MINIATURE[CHECKPOINT])
+    _guides(sketch, 0, 160, tuple(MINIATURE[n] for n in (CONTROLNET, IPADAPTER, CLIP_VISION)))
+    sketch.node(
+        "dataset", "TroupeLoadDataset", (0, 560), size=(330, 520), folder=cast.FOLDER,
+        title="Pictures",
+    )  # fmt: skip
+    sketch.node(
+        "options", "TroupeTrainingOptions", (0, 1120), size=(330, 420), yaml=cast.TRAINING,
+        title="How to train",
+    )  # fmt: skip
+    _train(
+        sketch, (370, 560), MINIATURE[CHECKPOINT], cast.TRIGGER, cast.film_prompt(),
+        cast.STEPS, cast.RANK, options=True,
+    )  # fmt: skip
+    sketch.node("loss", "PreviewImage", (370, 1180), size=(400, 300), title="Loss",
+                inputs={"images": ("train", "loss plot")})  # fmt: skip
+    _apply(sketch, (370, 0), 1.0)
+    roles = ("attire", "background")
+    _cast(sketch, 830, 0, roles, f"{cast.FOLDER}_{{}}.png")
+    x = 1890
+    for number in range(1, DANCES + 1):
+        y = 1000 * (number - 1)
+        _compose(
+            sketch, f"dance{number}", f"{cast.FOLDER}_dance_{number}.json", (x, y), "loras",
+            f"Dance {number}", roles, 5.0, prompt=cast.film_prompt(), negative="",
+            background_prompt="", shared_noise=True,
+        )  # fmt: skip
+        sketch.node(
+            f"shot{number}", "TroupeShot", (x + 800, y), size=(330, 420), duration=cast.SHOT_S,
+            transition=("cut", "crossfade", "wipe_right", "crossfade")[number - 1],
+            transition_duration=0.25, title=f"Shot {number}",
+            inputs={"image": (f"dance{number}_frames", "IMAGE")},
+        )  # fmt: skip
+    sketch.node(
+        "sheet", "PreviewImage", (x + 800, 480), size=(330, 320), title="How it is composed",
+        inputs={"images": ("dance1", "preview")},
+    )  # fmt: skip
+    _film(sketch, (x + 1180, 0), tuple(f"shot{n}" for n in range(1, DANCES + 1)), 512)
+    sketch.group("1. Models", (-20, -50, 740, 530), BLUE)
+    sketch.group("2. LoRA", (-20, 500, 820, 1060), GREEN)
+    sketch.group("3. Cast", (810, -50, 660, 820), PURPLE)
+    sketch.group("4. Dances", (1510, -50, 1150, 4000), GREEN)
+    sketch.group("5. Film", (2680, -50, 1200, 4000), BROWN)
+    return sketch
+
+
 SKETCHES = {
     "train_lora": train_lora,
     "compose_scene": compose_scene,
     "pose_sequence_to_film": pose_sequence_to_film,
     "full_pipeline": full_pipeline,
+    "miniature_film": miniature_film,
 }
 
 

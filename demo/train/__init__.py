@@ -4,13 +4,15 @@ Stages, in order; each is `python -m demo.train.<stage> --minutes M`, run again 
 
 1. `vae`         the autoencoder (TAESD layout) on crops of pictures
 2. `clip`        both text encoders and the vision encoder, on captions and pictures
-3. `latents`     encodes a fixed set of training pictures once, for all later stages
-4. `unet`        the diffusion model, and the openpose ControlNet beside it
-5. `vision`      the vision encoder further (needs stage 2 only)
-6. `ip_adapter`  IP-Adapter Plus on the frozen UNet and vision encoder
-7. `evaluate`    samples, reads the pictures, prints what came true
-8. `export`      writes the models in the formats of the real files
+3. `vision`      the vision encoder further
+4. `latents`     encodes a fixed set of training pictures once, for all later stages
+5. `unet`        the diffusion model, and the openpose ControlNet beside it
+6. `pictures`    encodes reference pictures once
+7. `ip_adapter`  IP-Adapter Plus on the frozen UNet and vision encoder
+8. `evaluate`    samples, reads the pictures, prints what came true
+9. `export`      writes the models in the formats of the real files, and what is shipped
 
-`loop` runs a stage, `runs` keeps its files, `tokens` turns captions into token ids. Every step
-depends on (seed, step) alone, so an interrupted run ends like an uninterrupted one.
+`loop` runs a stage, `runs` keeps its files, `packs` the shipped ones, `tokens` turns captions into
+token ids. Every step depends on (seed, step) alone, so an interrupted run ends like an
+uninterrupted one.
 """

@@ -18,7 +18,7 @@ from .config import CONFIG, TOLD_BY, attributes
 from .loop import Plan, arguments, run_stage
 from .tokens import tokenize, use_small_table, used_tokens
 
-PLAN = Plan(steps=2_600, learning_rate=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
+PLAN = Plan(steps=1_500, learning_rate=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
 UNREAD = -100  # cross_entropy's ignore index
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -26,6 +26,11 @@ def control_picture(pose: Pose, size: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(draw_pose(frame)).permute(2, 0, 1)
 
 
+def hint(controls: torch.Tensor) -> torch.Tensor:
+    """Control pictures (B, 3, H, W) uint8 as the ControlNet takes them, in the quickest layout."""
+    return (controls.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
 def region_masks(pose: Pose, size: tuple[int, int], names: tuple[str, ...]) -> torch.Tensor:
     """(R, h, w) at latent size: the pack's soft regions of these names."""
     frame = PoseFrame((Person(pose.keypoints(size)),), *size)

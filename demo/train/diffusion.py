@@ -7,7 +7,7 @@ from ..world import Draws, Plan
 from ..world.captions import draw_words
 from .clip import encode_text
 from .config import CONFIG
-from .runs import Run, load_weights
+from .runs import load_weights
 from .tokens import tokenize, use_small_table
 
 SNR_GAMMA = 5.0
@@ -38,8 +38,6 @@ def load_text(device: torch.device):
 def load_frozen(stage: str, name: str, build, device: torch.device):
     """A finished module of another stage, frozen."""
     module = build(CONFIG)
-    if name == "vision" and Run("vision").weights_file.is_file():
-        stage = "vision"
     module.load_state_dict(load_weights(stage, name))
     return module.to(device).eval().requires_grad_(False)
 
@@ -107,7 +105,7 @@ def weighted_loss(noise_schedule, predicted, noise, steps):
     """Min-SNR weighted error (Hang et al. 2023, equation 9, for eps), and the plain one."""
     from diffusers.training_utils import compute_snr
 
-    error = (predicted - noise).pow(2).mean(dim=(1, 2, 3))
+    error = (predicted.float() - noise).pow(2).mean(dim=(1, 2, 3))
     snr = compute_snr(noise_schedule, steps)
     weight = snr.clamp(max=SNR_GAMMA) / snr
     return (weight * error).mean(), {"error": error.mean().detach()}

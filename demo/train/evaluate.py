@@ -17,18 +17,11 @@ from ..world import Draws, Plan, caption, plan_sample, render
 from ..world.readers import compare, iou, read_background, read_person
 from .clip import encode_pictures, encode_text, reference_picture
 from .config import CONFIG, SIZE_PX
-from .controlnet import build_narrow, control_picture, region_masks
+from .controlnet import build_narrow, control_picture, hint, region_masks
 from .diffusion import load_frozen, load_text, time_ids
-from .ip_adapter import (
-    PICTURES,
-    REGIONS,
-    ROLE_NAMES,
-    SAYS,
-    IpAdapterStage,
-    encode_blank,
-    role_layers,
-)
+from .ip_adapter import IpAdapterStage, encode_blank, role_layers
 from .latents import load_vae
+from .roles import PICTURES, REGIONS, ROLE_NAMES, SAYS
 from .runs import Run, load_weights
 from .tokens import tokenize
 
@@ -97,8 +90,8 @@ class Sampler:
     def _control(self, latents, t, controls, given) -> dict:
         if controls is None:
             return {}
-        hint = torch.cat([controls, controls]).to(self.device).float() / 255
-        down, middle = self.controlnet(latents, t, controlnet_cond=hint, return_dict=False, **given)
+        seen = hint(torch.cat([controls, controls]).to(self.device))
+        down, middle = self.controlnet(latents, t, controlnet_cond=seen, return_dict=False, **given)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Stage 6: IP-Adapter Plus, on the frozen UNet and vision encoder.
+"""Stage 7: IP-Adapter Plus, on the frozen UNet and vision encoder.
 
 Every sample may have three references, each for its own region, as the pack's scene nodes use them:
 a portrait for the head, a garment on a doll for the outfit, an empty plate for the background.
@@ -17,9 +17,8 @@ from conditioning.ip_adapter.projectors import PlusProjector
 
 from .. import modules, nano
 from ..world import Draws
-from .clip import encode_pictures, reference_picture
 from .config import CONFIG
-from .controlnet import build_narrow, control_picture, region_masks
+from .controlnet import build_narrow, control_picture, hint
 from .diffusion import (
     conditioning,
     load_frozen,
@@ -29,18 +28,12 @@ from .diffusion import (
     text_batch,
     weighted_loss,
 )
-from .latents import LatentSet
+from .latents import LatentSet, file_size
 from .loop import Plan, arguments, run_stage
+from .pictures import PictureSet
+from .roles import ROLE_NAMES, SAYS
 
 PLAN = Plan(steps=40_000, learning_rate=4e-4, warmup=300, weight_decay=0.01, average=0.999)
-ROLE_NAMES = ("character", "attire", "background")
-REGIONS = tuple(ROLES[name].region for name in ROLE_NAMES)
-PICTURES = {"character": "portrait", "attire": "garment", "background": "plate"}
-SAYS = {
-    "character": ("skin", "hair", "mark"),
-    "attire": ("upper", "lower", "shoes"),
-    "background": ("place",),
-}
 PRESENT = 0.6  # share of samples that have a reference of a role
 NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
 POSED = 0.75  # share of batches with skeletons
@@ -126,11 +119,12 @@ class IpAdapterStage:
     def __init__(self, args, device: torch.device):
         self.size = args.batch or 24
         self.seed = args.seed
-        self.data = LatentSet()
+        self.pictures = PictureSet()
+        self.data = LatentSet(self.pictures.files())
         self.texts = load_text(device)
         self.noise_schedule = scheduler()
         self.unet = load_frozen("unet", "unet", modules.build_unet, device)
-        self.vision = load_frozen("clip", "vision", modules.build_vision, device)
+        self.vision = load_frozen("vision", "vision", modules.build_vision, device)
         self.controlnet = load_frozen("unet", "controlnet", build_narrow, device)
         adapter = References(self.unet)
         self.told = _Told()
@@ -147,43 +141,40 @@ class IpAdapterStage:
 
     def batch(self, step: int):
         draws = Draws(10, self.seed, step)
-        latents, plans, size = self.data.pick(draws, self.size)
-        rows = [self._sample(plan, size, draws) for plan in plans]
+        number, rows = self.data.draw(draws, self.size)
+        plans, size = self.data.plans(number, rows), file_size(number)
+        chosen = [self._choose(draws) for _ in plans]
+        masks = self.pictures.masks[number][rows].float()
+        masks[torch.tensor([alone for *_, alone in chosen])] = 1.0
         return {
-            "latents": latents,
-            "pictures": torch.stack([row[0] for row in rows]),
-            "masks": torch.stack([row[1] for row in rows]),
-            "layers": torch.stack([row[2] for row in rows]),
-            "blank": torch.stack([row[3] for row in rows]),
+            "latents": self.data.latents(number, rows),
+            "states": self.pictures.states[number][rows].float(),
+            "masks": masks,
+            "layers": torch.stack([layers for layers, *_ in chosen]),
+            "blank": torch.stack([blank for _, blank, *_ in chosen]),
             "controls": torch.stack([control_picture(plan.pose, size) for plan in plans]),
             "controlled": draws.chance(POSED),
-            **text_batch(plans, size, draws, [row[4] for row in rows]),
+            **text_batch(plans, size, draws, [hidden for *_, hidden, _ in chosen]),
         }
 
-    def _sample(self, plan, size, draws: Draws):
-        """References of one sample: pictures (R,3,S,S), masks (R,h,w), layers (R,L), blank (R,)."""
-        roles, edge = len(ROLE_NAMES), CONFIG.image_size
-        pictures = torch.zeros(roles, 3, edge, edge, dtype=torch.uint8)
+    def _choose(self, draws: Draws):
+        """What one sample is told: layers (R, L), blank (R,), words left out, whether unmasked."""
+        roles = len(ROLE_NAMES)
         layers, blank = torch.zeros(roles, self.layer_count), torch.zeros(roles, dtype=torch.bool)
         present = [draws.chance(PRESENT) for _ in ROLE_NAMES]
         alone = draws.chance(UNMASKED)
         if alone:
             only = draws.below(roles)
             present = [r == only for r in range(roles)]
-        masks = region_masks(plan.pose, size, REGIONS)
-        if alone:
-            masks = torch.ones_like(masks)
-        leave_out: list[str] = []
+        hidden: list[str] = []
         for r, name in enumerate(ROLE_NAMES):
             if not present[r]:
                 continue
-            picture = reference_picture(PICTURES[name], plan.scene, draws, edge)
-            pictures[r] = torch.from_numpy(picture).permute(2, 0, 1)
             blank[r] = draws.chance(NOTHING)
             layers[r] = _draw_layers(name, self.layer_count, draws)
             if not blank[r]:
-                leave_out += [item for item in SAYS[name] if draws.chance(0.9)]
-        return pictures, masks, layers, blank, leave_out
+                hidden += [item for item in SAYS[name] if draws.chance(0.9)]
+        return layers, blank, hidden, alone
 
     def loss(self, batch, generator):
         given = conditioning(self.texts, batch)
@@ -193,7 +184,7 @@ class IpAdapterStage:
         if batch["controlled"]:
             with torch.no_grad():
                 down, middle = self.controlnet(
-                    noisy, steps, controlnet_cond=batch["controls"].float() / 255,
+                    noisy, steps, controlnet_cond=hint(batch["controls"]),
                     return_dict=False, **given,
                 )  # fmt: skip
             extra = {"down_block_additional_residuals": down,
@@ -202,16 +193,12 @@ class IpAdapterStage:
         return weighted_loss(self.noise_schedule, predicted, noise, steps)
 
     def _tell(self, batch) -> None:
-        pictures = batch["pictures"]
-        count, roles = pictures.shape[:2]
+        states = batch["states"]
         with torch.no_grad():
-            used = (batch["layers"] != 0).any(dim=2) & ~batch["blank"]
-            states, _ = encode_pictures(self.vision, pictures[used])
-            nothing = encode_blank(self.vision, pictures.device)
-            all_states = nothing.expand(count, roles, -1, -1).clone()
-            all_states[used] = states
-        tokens = self.trained["adapter"].image_proj(all_states.flatten(0, 1))
-        self.told.tokens = tokens.unflatten(0, (count, roles))
+            nothing = encode_blank(self.vision, states.device)
+        states = torch.where(batch["blank"][:, :, None, None], nothing, states)
+        tokens = self.trained["adapter"].image_proj(states.flatten(0, 1))
+        self.told.tokens = tokens.unflatten(0, states.shape[:2])
         self.told.masks, self.told.layers = batch["masks"], batch["layers"]
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: encode training pictures once, since encoding costs more than a training step.
+"""Stage 4: encode training pictures once, since encoding costs more than a training step.
 
 Files of 2048 samples each; one file in six is wide (3:2), so that films need not be square. Only
 latents are kept: scene, pose and captions follow from the sample's seed in no time.
@@ -6,6 +6,7 @@ latents are kept: scene, pose and captions follow from the sample's seed in no t
 
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 
 from ..world import Draws, Plan, draw_sample, plan_sample
 from .config import SIZE_PX
-from .loop import arguments
+from .loop import arguments, quick
 from .narrow import NarrowVae
 from .runs import Run, TrainingError, load_weights
 
@@ -40,31 +41,39 @@ def encode(vae, pictures: list, device: torch.device) -> torch.Tensor:
     """uint8 (H, W, 3) pictures -> latents (B, 4, H / 8, W / 8) on the CPU."""
     pixels = torch.stack([torch.from_numpy(p) for p in pictures]).to(device)
     pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-    with torch.inference_mode():
-        return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).cpu()
+    with torch.inference_mode(), quick(device):
+        return vae.encode(pixels.contiguous(memory_format=torch.channels_last)).float().cpu()
 
 
 class LatentSet:
-    """The encoded training set, in memory as float16."""
+    """The encoded training set, in memory as float16.
 
-    def __init__(self):
-        self._files = []
+    Args:
+        only: numbers of the files to use; None for all there are.
+    """
+
+    def __init__(self, only: Collection[int] | None = None):
+        self._files: dict[int, torch.Tensor] = {}
         for path in sorted(Run("latents").folder.glob("part-*.safetensors")):
-            with safe_open(path, "pt") as file:
-                self._files.append((int(path.stem[5:]), file.get_tensor("latents")))
+            number = int(path.stem[5:])
+            if only is None or number in only:
+                with safe_open(path, "pt") as file:
+                    self._files[number] = file.get_tensor("latents")
         if not self._files:
             raise TrainingError("There are no latents yet: run python -m demo.train.latents")
 
-    def __len__(self) -> int:
-        return sum(len(latents) for _, latents in self._files)
+    def draw(self, draws: Draws, count: int) -> tuple[int, list[int]]:
+        """A file, whose pictures are all of one size, and `count` random rows of it."""
+        number = draws.pick(list(self._files))
+        return number, [draws.below(len(self._files[number])) for _ in range(count)]
 
-    def pick(self, draws: Draws, count: int) -> tuple[torch.Tensor, list[Plan], tuple[int, int]]:
-        """`count` samples of one size: latents (B, 4, h, w), their plans, (width, height)."""
-        number, latents = draws.pick(self._files)
+    def latents(self, number: int, rows: list[int]) -> torch.Tensor:
+        """(B, 4, h, w) float32."""
+        return self._files[number][rows].float()
+
+    def plans(self, number: int, rows: list[int]) -> list[Plan]:
         width, height = file_size(number)
-        rows = [draws.below(len(latents)) for _ in range(count)]
-        plans = [plan_sample(number * PER_FILE + row, width / height) for row in rows]
-        return latents[rows].float(), plans, (width, height)
+        return [plan_sample(number * PER_FILE + row, width / height) for row in rows]
 
 
 def _write(path: Path, latents: torch.Tensor) -> None:
@@ -76,13 +85,14 @@ def _write(path: Path, latents: torch.Tensor) -> None:
 def main() -> None:
     parser = arguments("Encode the training pictures.")
     parser.add_argument("--files", type=int, default=FILES, help=f"files of {PER_FILE} samples")
+    parser.add_argument("--first", type=int, default=0, help="begin here: two can share the work")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     vae, run = load_vae(device), Run("latents")
     end = time.monotonic() + 60 * args.minutes
-    for index in range(args.files):
+    for index in range(args.first, args.files):
         path = run.folder / f"part-{index:03d}.safetensors"
         if path.is_file():
             continue

@@ -7,15 +7,19 @@ was not, on the same kind of machine.
 
 import argparse
 import math
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from .runs import Run
+from . import packs
+from .runs import Run, TrainingError
 
 Batch = dict[str, Any]
 
@@ -77,26 +81,67 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches")
     parser.add_argument("--report", type=float, default=30.0, help="seconds between reports")
     parser.add_argument("--save", type=float, default=300.0, help="seconds between checkpoints")
+    parser.add_argument("--shipped", action="store_true", help="start from the shipped weights")
+    parser.add_argument("--processes", type=int, default=1, help="each with batches of its own")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "float32", "bfloat16"),
+        help="of the forward pass; auto: bfloat16 where the processor multiplies matrices in it",
+    )  # fmt: skip
     return parser
 
 
-def run_stage(build: Callable[[argparse.Namespace, torch.device], Stage], plan: Plan, args) -> int:
-    """Train until the time is over or the plan is done; returns the step reached."""
+def run_stage(build: Callable[[argparse.Namespace, torch.device], Stage], plan: Plan, args) -> None:
+    """Train until the time is over or the plan is done, in as many processes as asked for."""
+    if args.processes == 1:
+        _work(0, build, plan, args, "")
+        return
+    import torch.multiprocessing as mp
+
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = f"file://{folder}/meeting"
+        mp.start_processes(
+            _work, (build, plan, args, meeting), nprocs=args.processes, start_method="spawn"
+        )
+
+
+def _work(rank: int, build, plan: Plan, args, meeting: str) -> None:
+    """One process of a stage."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if meeting:
+        dist.init_process_group("gloo", meeting, rank=rank, world_size=args.processes)
     device = torch.device(args.device)
     torch.manual_seed(args.seed)
     stage = build(args, device)
     stage.trained.to(device).train()
-    trainer = _Trainer(stage, plan, args, device)
+    trainer = _Trainer(stage, plan, args, device, rank)
     trainer.resume()
     trainer.run(min(args.steps or plan.steps, plan.steps))
-    return trainer.step
+    if meeting:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def quick(device: torch.device, precision: str = "auto") -> Iterator[None]:
+    """A forward pass as this device does it best.
+
+    bfloat16 where the processor multiplies matrices in it; on CPUs attention in plain steps, since
+    the backward pass of the fused kernel takes longer for sequences as short as ours.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    cuda = device.type == "cuda"
+    able = cuda or torch.cpu._is_amx_tile_supported()
+    wanted = able if precision == "auto" else precision == "bfloat16"
+    plain = nullcontext() if cuda else sdpa_kernel(SDPBackend.MATH)
+    with plain, torch.autocast(device.type, torch.bfloat16, enabled=wanted):
+        yield
 
 
 class _Trainer:
-    def __init__(self, stage: Stage, plan: Plan, args, device: torch.device):
+    def __init__(self, stage: Stage, plan: Plan, args, device: torch.device, rank: int = 0):
         self.stage, self.plan, self.args, self.device = stage, plan, args, device
+        self.rank = rank
         self.run_files = Run(stage.name)
         self.step = 0
         self.seen = 0
@@ -113,6 +158,8 @@ class _Trainer:
     def resume(self) -> None:
         state = self.run_files.load_state(self.device)
         if state is None:
+            if self.args.shipped:
+                self._start_from_shipped()
             return
         self.stage.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -120,6 +167,20 @@ class _Trainer:
             self.average.load_state_dict(state["average"])
         self.step, self.seen = state["step"], state["seen"]
         print(f"{self.stage.name}: going on at step {self.step}", flush=True)
+
+    def _start_from_shipped(self) -> None:
+        """Go on where the shipped weights stopped, with a fresh optimizer."""
+        found = {name: packs.read_module(self.stage.name, name) for name in self.stage.trained}
+        if any(state is None for state in found.values()):
+            raise TrainingError(f"Nothing is shipped for {self.stage.name!r}: leave out --shipped.")
+        for name, state in found.items():
+            self.stage.trained[name].load_state_dict(state)
+        if self.average is not None:
+            everything = self.stage.trained.parameters()
+            self.average.shadow_params = [p.detach().clone() for p in everything]
+        notes = packs.notes(self.stage.name)
+        self.step, self.seen = int(notes["step"]), int(notes["seen"])
+        print(f"{self.stage.name}: going on from what is shipped, step {self.step}", flush=True)
 
     def run(self, last: int) -> None:
         started = reported = saved = time.monotonic()
@@ -130,21 +191,25 @@ class _Trainer:
             for name, value in numbers.items():
                 sums[name] = sums.get(name, 0) + value
             count += 1
-            pictures += _pictures(batch)
+            pictures += _pictures(batch) * self.args.processes
             now = time.monotonic()
-            done = self.step >= last or now - started > 60 * self.args.minutes
+            done = self.step >= last or self._agreed(now - started > 60 * self.args.minutes)
             if done or now - reported > self.args.report:
                 means = {name: float(value) / count for name, value in sums.items()}
-                self._report(means, pictures, now - reported)
+                if self.rank == 0:
+                    self._report(means, pictures, now - reported)
                 sums, count, pictures, reported = {}, 0, 0, now
             if done or now - saved > self.args.save:
-                self._save()
+                if self.rank == 0:
+                    self._save()
                 saved = now
             if done:
                 break
 
     def _batches(self, last: int):
-        steps = range(self.step, last)
+        # Every process makes batches of its own: process r of n those numbered r, r + n, ...
+        many = self.args.processes
+        steps = range(self.step * many + self.rank, last * many, many)
         if not self.args.workers:
             return (self.stage.batch(step) for step in steps)
         from torch.utils.data import DataLoader
@@ -155,21 +220,45 @@ class _Trainer:
         )  # fmt: skip
 
     def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
-        generator = torch.Generator(self.device).manual_seed(self.args.seed * 1_000_003 + self.step)
-        torch.manual_seed(self.args.seed * 1_000_003 + self.step)
+        number = self.step * self.args.processes + self.rank
+        generator = torch.Generator(self.device).manual_seed(self.args.seed * 1_000_003 + number)
+        torch.manual_seed(self.args.seed * 1_000_003 + number)
         on_device = {
             name: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
             for name, value in batch.items()
         }
-        loss, numbers = self.stage.loss(on_device, generator)
+        with quick(self.device, self.args.precision):
+            loss, numbers = self.stage.loss(on_device, generator)
         loss.backward()
+        self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         self.optimizer.step(self.plan.rate(self.step))
         if self.average is not None:
             self.average.step(self.stage.trained.parameters())
         self.step += 1
-        self.seen += _pictures(batch)
+        self.seen += _pictures(batch) * self.args.processes
         return {"loss": loss.detach(), **{k: torch.as_tensor(v) for k, v in numbers.items()}}
+
+    def _agreed(self, stop: bool) -> bool:
+        """What the first process says: all must stop at the same step."""
+        if self.args.processes == 1:
+            return stop
+        answer = torch.tensor([float(stop)])
+        dist.broadcast(answer, 0)
+        return bool(answer)
+
+    def _share_gradients(self) -> None:
+        """Put the mean over all processes in the place of every gradient."""
+        if self.args.processes == 1:
+            return
+        with_gradient = [p for p in self.parameters if p.grad is not None]
+        flat = torch.cat([p.grad.reshape(-1) for p in with_gradient])
+        dist.all_reduce(flat)
+        flat /= self.args.processes
+        for p, part in zip(
+            with_gradient, flat.split([p.numel() for p in with_gradient]), strict=True
+        ):
+            p.grad.copy_(part.view_as(p))
 
     def _report(self, numbers: dict[str, float], pictures: int, seconds: float) -> None:
         speed = pictures / max(seconds, 1e-9)

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tools.comfyui import cache_dir
+
+from . import packs
 
 
 class TrainingError(RuntimeError):
@@ -51,6 +54,11 @@ class Run:
         plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         _replace(self.weights_file, lambda part: save_file(plain, part, metadata=dict(notes)))
 
+    def notes(self) -> dict[str, str]:
+        """What `save_weights` was told."""
+        with safe_open(self.weights_file, "pt") as file:
+            return file.metadata() or {}
+
     def log(self, **entry) -> None:
         entry = {"time": round(time.time(), 1), "stage": self.stage, **entry}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
@@ -58,14 +66,18 @@ class Run:
 
 
 def load_weights(stage: str, module: str, root: Path | None = None) -> dict[str, torch.Tensor]:
-    """The finished weights of one module of a stage, by the module's own names.
+    """The weights of one module of a stage, by the module's own names: from its working files, else
+    those that are shipped.
 
     Raises:
-        TrainingError: the stage has not run yet.
+        TrainingError: the stage has not run yet and nothing is shipped.
     """
     path = Run(stage, root).weights_file
     if not path.is_file():
-        raise TrainingError(f"Stage {stage!r} has no weights yet: run python -m demo.train.{stage}")
+        shipped = packs.read_module(stage, module)
+        if shipped is None:
+            raise TrainingError(f"{stage!r} has no weights yet: run python -m demo.train.{stage}")
+        return shipped
     prefix = f"{module}."
     state = load_file(path)
     return {name[len(prefix) :]: v for name, v in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Stage 4: the UNet, with SDXL's conditioning, and the openpose ControlNet beside it.
+"""Stage 5: the UNet, with SDXL's conditioning, and the openpose ControlNet beside it.
 
 Both learn from the start: the first part of every batch is drawn with its skeleton, the rest
 without. A ControlNet added to a finished UNet would be the usual order, but where a few hundred
@@ -12,9 +12,9 @@ from torch import nn
 from .. import modules
 from ..world import Draws
 from .config import CONFIG
-from .controlnet import build_narrow, control_picture, region_masks
+from .controlnet import build_narrow, control_picture, hint, region_masks
 from .diffusion import conditioning, load_text, noised, scheduler, text_batch, weighted_loss
-from .latents import LatentSet
+from .latents import LatentSet, file_size
 from .loop import Plan, arguments, run_stage
 
 PLAN = Plan(steps=12_000, learning_rate=1e-3, warmup=300, weight_decay=0.01, average=0.999)
@@ -38,7 +38,8 @@ class UnetStage:
 
     def batch(self, step: int):
         draws = Draws(8, self.seed, step)
-        latents, plans, size = self.data.pick(draws, self.size)
+        number, rows = self.data.draw(draws, self.size)
+        plans, size = self.data.plans(number, rows), file_size(number)
         posed = round(POSED * self.size)
         controls = torch.stack([control_picture(plan.pose, size) for plan in plans[:posed]])
         leave_out = [
@@ -46,7 +47,7 @@ class UnetStage:
         ]
         reach = torch.stack([_reach(plan.pose, size, draws) for plan in plans[:posed]])
         return {
-            "latents": latents, "controls": controls, "reach": reach,
+            "latents": self.data.latents(number, rows), "controls": controls, "reach": reach,
             **text_batch(plans, size, draws, leave_out),
         }  # fmt: skip
 
@@ -55,7 +56,7 @@ class UnetStage:
         noisy, noise, steps = noised(self.noise_schedule, batch["latents"], generator)
         posed = len(batch["controls"])
         down, middle = self.trained["controlnet"](
-            noisy[:posed], steps[:posed], controlnet_cond=batch["controls"].float() / 255,
+            noisy[:posed], steps[:posed], controlnet_cond=hint(batch["controls"]),
             return_dict=False, **first(given, posed),
         )  # fmt: skip
         down, middle = [

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..world import Draws, draw_sample, garment, portrait
+from ..world import Draws, Rendered, draw_sample, garment, portrait
 from ..world.specs import draw_attire, draw_character
 from .config import SIZE_PX
 from .loop import Plan, arguments, run_stage
 from .narrow import NarrowVae, start
 
-PLAN = Plan(steps=16_000, learning_rate=6e-4, warmup=50, average=0.998, final=0.35, muon=True)
+PLAN = Plan(steps=5_000, learning_rate=8e-4, warmup=50, average=0.998, final=0.4, muon=True)
 CROP_PX = 64
+CROPS = 4  # of each picture, since drawing one takes longer than learning from a crop
 PERSON_WEIGHT, HEAD_WEIGHT = 3.0, 6.0  # limbs and faces are small, and what people look at
 DISTURB = 0.08  # deviation of the noise on latents of deviation 1
 
@@ -26,24 +27,23 @@ class VaeStage:
     name = "vae"
 
     def __init__(self, args, device: torch.device):
-        self.size = args.batch or 16
+        self.size = args.batch or 32
         self.seed = args.seed
         vae = NarrowVae()
         start(vae)
         self.trained = nn.ModuleDict({"vae": vae})
 
     def batch(self, step: int):
-        crops = [self._crop((self.seed << 40) + step * self.size + i) for i in range(self.size)]
+        count = self.size // CROPS
+        first = (self.seed << 40) + step * count
+        crops = [crop for i in range(count) for crop in self._crops(first + i)]
         return {
             "pixels": torch.stack([pixels for pixels, _ in crops]),
             "weight": torch.stack([weight for _, weight in crops]),
         }
 
-    def _crop(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (3, CROP_PX, CROP_PX), -1..1, and their weight (1, CROP_PX, CROP_PX).
-
-        Three in four crops are centred on the person.
-        """
+    def _crops(self, index: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Pixels (3, CROP_PX, CROP_PX), -1..1, and their weights (1, CROP_PX, CROP_PX)."""
         draws = Draws(5, index)
         kind = draws.unit()
         if kind < 0.06:
@@ -52,30 +52,35 @@ class VaeStage:
             rendered = garment(draw_attire(draws), SIZE_PX, draws)
         else:
             rendered = draw_sample(index, SIZE_PX).rendered
-        room = SIZE_PX - CROP_PX
-        x, y = draws.below(room + 1), draws.below(room + 1)
-        if draws.chance(0.75) and (rendered.keypoints[:, 2] > 0).any():
-            seen = rendered.keypoints[rendered.keypoints[:, 2] > 0]
-            point = seen[draws.below(len(seen))]
-            x = min(max(int(point[0]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
-            y = min(max(int(point[1]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
-        crop = slice(y, y + CROP_PX), slice(x, x + CROP_PX)
-        pixels = torch.from_numpy(rendered.picture[crop].copy()).permute(2, 0, 1)
-        weight = torch.ones(1, CROP_PX, CROP_PX)
-        for region, value in (("person", PERSON_WEIGHT), ("head", HEAD_WEIGHT)):
-            weight[:, torch.from_numpy(rendered.mask(region)[crop] > 0)] = value
-        return pixels.float() / 127.5 - 1, weight
+        return [_crop(rendered, draws) for _ in range(CROPS)]
 
     def loss(self, batch, generator):
         pixels = batch["pixels"].contiguous(memory_format=torch.channels_last)
         vae = self.trained["vae"]
-        latents = vae.encode(pixels)
-        decoded = vae.decode(disturbed(latents, generator))
+        latents = vae.encode(pixels).float()
+        decoded = vae.decode(disturbed(latents, generator)).float()
         picture = picture_loss(decoded, pixels, batch["weight"])
         shape = _latent_loss(latents)
         return picture + 0.05 * shape, {
             "picture": picture.detach(), "latents": shape.detach(), "psnr": psnr(decoded, pixels),
         }  # fmt: skip
+
+
+def _crop(rendered: Rendered, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
+    """One crop and its weight; three in four are centred on the person."""
+    room = SIZE_PX - CROP_PX
+    x, y = draws.below(room + 1), draws.below(room + 1)
+    if draws.chance(0.75) and (rendered.keypoints[:, 2] > 0).any():
+        seen = rendered.keypoints[rendered.keypoints[:, 2] > 0]
+        point = seen[draws.below(len(seen))]
+        x = min(max(int(point[0]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
+        y = min(max(int(point[1]) - CROP_PX // 2 + draws.below(17) - 8, 0), room)
+    crop = slice(y, y + CROP_PX), slice(x, x + CROP_PX)
+    pixels = torch.from_numpy(rendered.picture[crop].copy()).permute(2, 0, 1)
+    weight = torch.ones(1, CROP_PX, CROP_PX)
+    for region, value in (("person", PERSON_WEIGHT), ("head", HEAD_WEIGHT)):
+        weight[:, torch.from_numpy(rendered.mask(region)[crop] > 0)] = value
+    return pixels.float() / 127.5 - 1, weight
 
 
 def disturbed(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Stage 5: the vision encoder, further; the text encoders stay, and with them the UNet.
+"""Stage 3: the vision encoder, further; the text encoders stay, and with them the UNet.
 
 What IP-Adapter can carry over from a reference is what this encoder tells apart, so it is worth
 more time than the text encoders need.

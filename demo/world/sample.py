@@ -86,7 +86,7 @@ def portrait(character: Character, size: int = 128, draws: Draws | None = None) 
     yaw = draws.between(-25, 25) if draws else 0.0
     roll = draws.between(-7, 7) if draws else 0.0
     angles = Angles(yaw=yaw, head_roll=roll, head_yaw=-yaw * 0.4)
-    unit = draws.between(1.70, 1.95) if draws else 1.85
+    unit = draws.between(1.42, 1.62) if draws else 1.52
     pose = place(angles, unit, 0.5, 0.0)
     nose = pose.points[NOSE]
     pose = pose.moved(1.0, 0.5 - float(nose[0]), 0.5 - float(nose[1]))

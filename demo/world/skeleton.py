@@ -26,7 +26,7 @@ SHIN = 0.185
 FOOT = 0.055
 SOLE = 0.035
 # The head is larger than life, as on a paper doll, so that a face still reads at 128 px.
-HEAD = 1.22
+HEAD = 1.5
 
 Direction = tuple[float, float]
 
@@ -194,7 +194,7 @@ def place(angles: Angles, unit: float, x: float, ground: float) -> Pose:
 def fit(angles: Angles, unit: float, x: float, ground: float, aspect: float = 1.0) -> Pose:
     """Like `place`, but shrunk and shifted as far as needed to keep head and hands in view."""
     pose = place(angles, unit, x, ground)
-    margin, above = 0.05 * unit, 0.225 * unit
+    margin, above = 0.05 * unit, 0.185 * HEAD * unit
     points = pose.points
     top = min(points[R_EAR, 1], points[L_EAR, 1]) - above
     top = min(top, points[[R_WRIST, L_WRIST], 1].min() - margin)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from demo.train import record
-from demo.train.loop import Plan, arguments, run_stage
+from demo.train import record, vae
+from demo.train.loop import Plan, _Optimizer, arguments, run_stage
 from demo.train.runs import Run, TrainingError, load_weights
+from demo.train.vae import VaeStage
 from demo.world import Draws
 
 PLAN = Plan(steps=40, learning_rate=0.05, warmup=3, average=0.9)
@@ -49,8 +50,9 @@ def _args(*words: str) -> argparse.Namespace:
 def _train(folder, monkeypatch, *slices: int):
     monkeypatch.setenv("TROUPE_TRAIN_DIR", str(folder))
     for steps in slices:
-        assert run_stage(ToyStage, PLAN, _args("--steps", str(steps))) == steps
+        run_stage(ToyStage, PLAN, _args("--steps", str(steps)))
     state = Run("toy").load_state(torch.device("cpu"))
+    assert state["step"] == slices[-1]
     return state, load_weights("toy", "map")
 
 
@@ -73,7 +75,8 @@ def test_a_half_written_checkpoint_is_ignored(tmp_path, monkeypatch):
 
 
 def test_a_slice_ends_when_its_time_is_over():
-    step = run_stage(ToyStage, PLAN, _args("--minutes", "0"))
+    run_stage(ToyStage, PLAN, _args("--minutes", "0"))
+    step = Run("toy").load_state(torch.device("cpu"))["step"]
     assert step == 1, "one step is always made, so that slices always get further"
 
 
@@ -92,6 +95,28 @@ def test_workers_make_the_same_batches(tmp_path, monkeypatch):
     assert torch.equal(load_weights("toy", "map")["weight"], alone["weight"])
 
 
+def test_two_processes_learn_as_one(tmp_path):
+    words = ("--batch", "4", "--steps", "2", "--precision", "float32", "--threads", "1")
+    run_stage(VaeStage, vae.PLAN, _args(*words, "--processes", "2"))
+    state = Run("vae").load_state(torch.device("cpu"))
+    assert (state["step"], state["seen"]) == (2, 16)
+
+    # The same by hand: each step moves along the mean of both processes' gradients.
+    args = _args(*words)
+    torch.manual_seed(0)
+    stage = VaeStage(args, torch.device("cpu"))
+    parameters = list(stage.trained.parameters())
+    optimizer = _Optimizer(parameters, vae.PLAN)
+    for step in range(2):
+        for number in (2 * step, 2 * step + 1):
+            loss, _ = stage.loss(stage.batch(number), torch.Generator().manual_seed(number))
+            (loss / 2).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, vae.PLAN.clip)
+        optimizer.step(vae.PLAN.rate(step))
+    for name, value in stage.trained.state_dict().items():
+        assert torch.allclose(value, state["trained"][name], atol=1e-5), name
+
+
 def test_the_rate_rises_stays_and_falls():
     plan = Plan(steps=1000, learning_rate=1.0, warmup=100, final=0.3)
     assert plan.rate(0) == pytest.approx(0.01)
@@ -101,8 +126,8 @@ def test_the_rate_rises_stays_and_falls():
 
 
 def test_a_missing_stage_says_what_to_run():
-    with pytest.raises(TrainingError, match=r"python -m demo\.train\.unet"):
-        load_weights("unet", "unet")
+    with pytest.raises(TrainingError, match=r"python -m demo\.train\.toy"):
+        load_weights("toy", "map")
 
 
 def test_a_record_counts_learning_and_not_the_time_between(tmp_path):

@@ -5,14 +5,11 @@ import torch
 from safetensors import safe_open
 
 from demo import modules, nano
-from demo.train import controlnet, export
+from demo.train import controlnet, export, packs
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
 from demo.train.controlnet import build_narrow
 from demo.train.ip_adapter import (
-    PICTURES,
-    REGIONS,
-    ROLE_NAMES,
     ReferenceAttention,
     References,
     _Told,
@@ -21,7 +18,8 @@ from demo.train.ip_adapter import (
 )
 from demo.train.loop import arguments
 from demo.train.narrow import NarrowVae, start, widen
-from demo.train.runs import Run
+from demo.train.roles import PICTURES, REGIONS, ROLE_NAMES
+from demo.train.runs import Run, load_weights
 from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
 from demo.world import plan_sample
 
@@ -224,6 +222,7 @@ def _random_stages():
     stages = {
         "vae": {"vae": NarrowVae()},
         "clip": dict(clip.items()),
+        "vision": {"vision": clip["vision"]},
         "unet": {"unet": net, "controlnet": build_narrow(CONFIG)},
         "ip_adapter": {"adapter": References(net)},
     }
@@ -245,22 +244,46 @@ def _shapes(path):
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def test_the_pack_is_small_and_complete(tmp_path):
+def test_shipped_files_are_small_and_whole(tmp_path, monkeypatch):
     _random_stages()
-    state = export.finished()
-    size = sum(value.nbytes for value in state.values())
-    assert size <= 36e6
-    from safetensors.torch import save_file
-
-    save_file(state, tmp_path / "pack.safetensors")
-    export.write_models(export.read_pack(tmp_path / "pack.safetensors"), tmp_path / "models")
+    written = export.ship(tmp_path / "weights")
+    assert [path.name for path in written] == [pack.file for pack in packs.PACKS]
+    assert sum(path.stat().st_size for path in written) <= 36e6
+    trained = export.finished()
+    monkeypatch.setenv("TROUPE_TRAIN_DIR", str(tmp_path / "elsewhere"))
+    for pack in packs.PACKS:
+        for stage, module in pack.parts:
+            shipped = packs.read_module(stage, module, tmp_path / "weights")
+            assert set(shipped) == set(trained[module])
+            for name, value in shipped.items():
+                assert torch.equal(value, trained[module][name].half().float()), name
+    export.write_models(trained, tmp_path / "models")
     path = nano.nano_files(tmp_path / "models").checkpoint
     with safe_open(path, "pt") as file:
         key = "conditioner.embedders.1.model.token_embedding.weight"
-        table = file.get_tensor(key)
+        table = file.get_tensor(key).float()
     used = used_tokens()
     other = next(i for i in range(1000, 2000) if i not in used)
-    small = state["text_g.text_model.embeddings.token_embedding.weight"]
+    small = trained["text_g"]["text_model.embeddings.token_embedding.weight"].half().float()
     assert torch.equal(table[other], small[0]) and torch.equal(table[used[5]], small[6])
 
 
+def test_shipped_files_are_checked(tmp_path):
+    _random_stages()
+    export.ship(tmp_path, only=("autoencoder",))
+    autoencoder, text = packs.PACKS[:2]
+    packs.check(autoencoder, tmp_path)
+    with pytest.raises(packs.PackError, match="missing"):
+        packs.check(text, tmp_path)
+    assert packs.read_module("clip", "text_l", tmp_path) is None
+    file = tmp_path / autoencoder.file
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(packs.PackError, match="damaged"):
+        packs.read_module("vae", "vae", tmp_path)
+
+
+def test_a_stage_without_working_files_starts_from_what_is_shipped():
+    for pack in packs.PACKS:
+        packs.check(pack)
+        for stage, module in pack.parts:
+            assert load_weights(stage, module)

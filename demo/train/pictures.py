@@ -1,0 +1,98 @@
+"""Stage 6: what the image encoder sees in reference pictures, and the regions they speak for.
+
+Drawing three references and looking at them takes longer than a training step of the IP-Adapter, so
+this is done once for the first files of the training set: beside `part-NNN` of the latents lies
+`part-NNN` with the hidden states of a portrait, a garment on a doll and an empty plate for every
+sample, and its three region masks.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .. import modules
+from ..world import Draws, plan_sample
+from .clip import encode_pictures, reference_picture
+from .config import CONFIG
+from .controlnet import region_masks
+from .diffusion import load_frozen
+from .latents import PER_FILE, file_size
+from .loop import arguments, quick
+from .roles import PICTURES, REGIONS, ROLE_NAMES
+from .runs import Run, TrainingError
+
+FILES = 6  # the last of them is wide
+AT_ONCE = 32
+
+
+class PictureSet:
+    """The encoded references, in memory as float16."""
+
+    def __init__(self):
+        self.states: dict[int, torch.Tensor] = {}
+        self.masks: dict[int, torch.Tensor] = {}
+        for path in sorted(Run("pictures").folder.glob("part-*.safetensors")):
+            with safe_open(path, "pt") as file:
+                number = int(path.stem[5:])
+                self.states[number] = file.get_tensor("states")
+                self.masks[number] = file.get_tensor("masks")
+        if not self.states:
+            raise TrainingError("No reference is encoded: run python -m demo.train.pictures")
+
+    def files(self) -> set[int]:
+        return set(self.states)
+
+
+def look(vision, seeds: range, size: tuple[int, int], device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, R, S, D) hidden states and (N, R, h, w) masks of the samples with these seeds."""
+    pictures, masks = [], []
+    for seed in seeds:
+        plan, draws = plan_sample(seed, size[0] / size[1]), Draws(13, seed)
+        for name in ROLE_NAMES:
+            drawn = reference_picture(PICTURES[name], plan.scene, draws, CONFIG.image_size)
+            pictures.append(torch.from_numpy(drawn).permute(2, 0, 1))
+        masks.append(region_masks(plan.pose, size, REGIONS))
+    with torch.inference_mode(), quick(device):
+        states, _ = encode_pictures(vision, torch.stack(pictures).to(device))
+    states = states.float().cpu().unflatten(0, (len(seeds), len(ROLE_NAMES)))
+    return states, torch.stack(masks)
+
+
+def main() -> None:
+    parser = arguments("Encode reference pictures.")
+    parser.add_argument("--files", type=int, default=FILES, help=f"files of {PER_FILE} samples")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device, run = torch.device(args.device), Run("pictures")
+    vision = load_frozen("vision", "vision", modules.build_vision, device)
+    end = time.monotonic() + 60 * args.minutes
+    for index in range(args.files):
+        path = run.folder / f"part-{index:03d}.safetensors"
+        if path.is_file():
+            continue
+        started, found = time.monotonic(), []
+        for first in range(index * PER_FILE, (index + 1) * PER_FILE, AT_ONCE):
+            found.append(look(vision, range(first, first + AT_ONCE), file_size(index), device))
+            if time.monotonic() > end:
+                print(f"pictures: file {index} starts anew next time", flush=True)
+                return
+        states, masks = (torch.cat(parts).half() for parts in zip(*found, strict=True))
+        _write(path, {"states": states, "masks": masks})
+        speed = PER_FILE / (time.monotonic() - started)
+        run.log(file=index, samples_per_s=round(speed, 1))
+        print(f"pictures: file {index} {speed:.1f} samples/s", flush=True)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    save_file(tensors, part)
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -152,8 +152,9 @@ class _Trainer:
             from diffusers.training_utils import EMAModel
 
             self.average = EMAModel(
-                stage.trained.parameters(), decay=plan.average, use_ema_warmup=True, power=0.75
-            )
+                stage.trained.parameters(), decay=plan.average, use_ema_warmup=True, power=0.75,
+                foreach=True,
+            )  # fmt: skip
 
     def resume(self) -> None:
         state = self.run_files.load_state(self.device)
@@ -302,8 +303,9 @@ class _Optimizer:
         self._plain = [p for p in parameters if id(p) not in chosen]
         self._parts = [
             torch.optim.AdamW(
-                self._plain, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay
-            )
+                self._plain, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay,
+                fused=True,
+            )  # fmt: skip
         ]
         self._views = []
         if wide:

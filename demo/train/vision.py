@@ -10,7 +10,7 @@ from .clip import ClipStage, encode_pictures, encode_text, reading_loss
 from .loop import Plan, arguments, run_stage
 from .runs import load_weights
 
-PLAN = Plan(steps=2_400, learning_rate=6e-4, warmup=100, weight_decay=0.02, betas=(0.9, 0.98))
+PLAN = Plan(steps=1_800, learning_rate=6e-4, warmup=100, weight_decay=0.02, betas=(0.9, 0.98))
 LEARNING = ("vision", "vision_reader")
 
 

@@ -7,6 +7,7 @@ was not, on the same kind of machine.
 
 import argparse
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from . import packs
+from .muon import Muon
 from .runs import Run, TrainingError
 
 Batch = dict[str, Any]
@@ -142,6 +144,7 @@ class _Trainer:
     def __init__(self, stage: Stage, plan: Plan, args, device: torch.device, rank: int = 0):
         self.stage, self.plan, self.args, self.device = stage, plan, args, device
         self.rank = rank
+        self.parent = os.getppid()
         self.run_files = Run(stage.name)
         self.step = 0
         self.seen = 0
@@ -194,7 +197,8 @@ class _Trainer:
             count += 1
             pictures += _pictures(batch) * self.args.processes
             now = time.monotonic()
-            done = self.step >= last or self._agreed(now - started > 60 * self.args.minutes)
+            over = now - started > 60 * self.args.minutes or os.getppid() != self.parent
+            done = self.step >= last or self._agreed(over)
             if done or now - reported > self.args.report:
                 means = {name: float(value) / count for name, value in sums.items()}
                 if self.rank == 0:
@@ -291,48 +295,30 @@ class _Trainer:
 
 
 class _Optimizer:
-    """AdamW, and Muon (K. Jordan 2024) for what is a matrix, where the plan wants it.
-
-    torch's Muon takes matrices only, so it is shown kernels as (out, in * height * width): views of
-    the same memory. Rates are scaled to the size of AdamW's steps, so one rate serves both.
-    """
+    """AdamW, and Muon for what is a matrix where the plan wants it."""
 
     def __init__(self, parameters: list[nn.Parameter], plan: Plan):
         wide = [p for p in parameters if plan.muon and p.ndim >= 2 and min(p.shape[:2]) >= 8]
         chosen = {id(p) for p in wide}
-        self._plain = [p for p in parameters if id(p) not in chosen]
-        self._parts = [
-            torch.optim.AdamW(
-                self._plain, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay,
-                fused=True,
-            )  # fmt: skip
-        ]
-        self._views = []
-        if wide:
-            self._views = [(p, nn.Parameter(p.data.view(len(p), -1))) for p in wide]
-            self._parts.append(
-                torch.optim.Muon(
-                    [view for _, view in self._views], plan.learning_rate,
-                    weight_decay=plan.weight_decay, adjust_lr_fn="match_rms_adamw",
-                )
-            )  # fmt: skip
+        plain = [p for p in parameters if id(p) not in chosen]
+        self._adamw = torch.optim.AdamW(
+            plain, plan.learning_rate, plan.betas, weight_decay=plan.weight_decay, fused=True
+        )
+        self._muon = Muon(wide, plan.weight_decay)
 
     def step(self, rate: float) -> None:
-        for parameter, view in self._views:
-            view.grad = parameter.grad.reshape(view.shape)
-            parameter.grad = None
-        for part in self._parts:
-            for group in part.param_groups:
-                group["lr"] = rate
-            part.step()
-            part.zero_grad(set_to_none=True)
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        self._adamw.step()
+        self._adamw.zero_grad(set_to_none=True)
+        self._muon.step(rate)
 
-    def state_dict(self) -> list[dict]:
-        return [part.state_dict() for part in self._parts]
+    def state_dict(self) -> dict:
+        return {"adamw": self._adamw.state_dict(), "muon": self._muon.state_dict()}
 
-    def load_state_dict(self, states: list[dict]) -> None:
-        for part, state in zip(self._parts, states, strict=True):
-            part.load_state_dict(state)
+    def load_state_dict(self, state: dict) -> None:
+        self._adamw.load_state_dict(state["adamw"])
+        self._muon.load_state_dict(state["muon"])
 
 
 class _ByStep:

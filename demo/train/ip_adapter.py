@@ -1,4 +1,4 @@
-"""Stage 7: IP-Adapter Plus, on the frozen UNet and vision encoder.
+"""Stage 8: IP-Adapter Plus, on the frozen UNet and vision encoder.
 
 Every sample may have three references, each for its own region, as the pack's scene nodes use them:
 a portrait for the head, a garment on a doll for the outfit, an empty plate for the background.
@@ -6,6 +6,8 @@ Regions come from the pack (soft masks from the skeleton), layers from its table
 reference shows is mostly left out of the caption, so that it must be taken from the reference; what
 it does not show stays in the caption, so that the rest keeps following the words.
 """
+
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +30,27 @@ from .diffusion import (
     text_batch,
     weighted_loss,
 )
-from .latents import LatentSet, file_size
+from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 from .pictures import PictureSet
 from .roles import ROLE_NAMES, SAYS
+from .runs import Run, load_weights
 
-PLAN = Plan(steps=40_000, learning_rate=4e-4, warmup=300, weight_decay=0.01, average=0.999)
+PLAN = Plan(steps=1_000, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
 PRESENT = 0.6  # share of samples that have a reference of a role
 NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
 POSED = 0.75  # share of batches with skeletons
 UNMASKED = 0.15  # share of samples whose only reference speaks everywhere
+
+
+def build_projector() -> PlusProjector:
+    """The pack's own projector, untrained."""
+    shapes = nano._resampler_shapes(CONFIG)
+    weights = {name.removeprefix("image_proj."): torch.empty(s) for name, s in shapes.items()}
+    projector = PlusProjector(weights)
+    nn.init.normal_(projector.latents, std=CONFIG.ip_width**-0.5)
+    projector.latents.requires_grad_(True)
+    return projector
 
 
 class References(nn.Module):
@@ -45,11 +58,7 @@ class References(nn.Module):
 
     def __init__(self, unet):
         super().__init__()
-        shapes = nano._resampler_shapes(CONFIG)
-        weights = {name.removeprefix("image_proj."): torch.empty(s) for name, s in shapes.items()}
-        self.image_proj = PlusProjector(weights)
-        nn.init.normal_(self.image_proj.latents, std=CONFIG.ip_width**-0.5)
-        self.image_proj.latents.requires_grad_(True)
+        self.image_proj = build_projector()
         self.ip_adapter = nn.ModuleDict()
         for number, name in enumerate(unet.attn_processors):
             if ".attn2." in name:
@@ -117,16 +126,16 @@ class IpAdapterStage:
     name = "ip_adapter"
 
     def __init__(self, args, device: torch.device):
-        self.size = args.batch or 24
+        self.size = args.batch or 32
         self.seed = args.seed
-        self.pictures = PictureSet()
-        self.data = LatentSet(self.pictures.files())
         self.texts = load_text(device)
         self.noise_schedule = scheduler()
         self.unet = load_frozen("unet", "unet", modules.build_unet, device)
         self.vision = load_frozen("vision", "vision", modules.build_vision, device)
         self.controlnet = load_frozen("unet", "controlnet", build_narrow, device)
         adapter = References(self.unet)
+        if Run("projector").weights_file.is_file():  # else they are about to be loaded
+            adapter.image_proj.load_state_dict(load_weights("projector", "image_proj"))
         self.told = _Told()
         indices = transformer_indices(self.unet)
         processors = {}
@@ -139,10 +148,18 @@ class IpAdapterStage:
         self.layer_count = max(indices.values()) + 1
         self.trained = nn.ModuleDict({"adapter": adapter})
 
+    @cached_property
+    def pictures(self) -> PictureSet:
+        return PictureSet()
+
+    @cached_property
+    def data(self) -> LatentSet:
+        return LatentSet(self.pictures.files())
+
     def batch(self, step: int):
         draws = Draws(10, self.seed, step)
         number, rows = self.data.draw(draws, self.size)
-        plans, size = self.data.plans(number, rows), file_size(number)
+        plans, size = plans_of(number, rows), file_size(number)
         chosen = [self._choose(draws) for _ in plans]
         masks = self.pictures.masks[number][rows].float()
         masks[torch.tensor([alone for *_, alone in chosen])] = 1.0

@@ -71,9 +71,11 @@ class LatentSet:
         """(B, 4, h, w) float32."""
         return self._files[number][rows].float()
 
-    def plans(self, number: int, rows: list[int]) -> list[Plan]:
-        width, height = file_size(number)
-        return [plan_sample(number * PER_FILE + row, width / height) for row in rows]
+
+def plans_of(number: int, rows: list[int]) -> list[Plan]:
+    """What the pictures in these rows of file `number` show."""
+    width, height = file_size(number)
+    return [plan_sample(number * PER_FILE + row, width / height) for row in rows]
 
 
 def _write(path: Path, latents: torch.Tensor) -> None:

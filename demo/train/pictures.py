@@ -65,13 +65,14 @@ def look(vision, seeds: range, size: tuple[int, int], device) -> tuple[torch.Ten
 def main() -> None:
     parser = arguments("Encode reference pictures.")
     parser.add_argument("--files", type=int, default=FILES, help=f"files of {PER_FILE} samples")
+    parser.add_argument("--first", type=int, default=0, help="begin here: two can share the work")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     device, run = torch.device(args.device), Run("pictures")
     vision = load_frozen("vision", "vision", modules.build_vision, device)
     end = time.monotonic() + 60 * args.minutes
-    for index in range(args.files):
+    for index in range(args.first, args.files):
         path = run.folder / f"part-{index:03d}.safetensors"
         if path.is_file():
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from .runs import train_dir
 
-STAGES = ("vae", "clip", "unet", "vision", "ip_adapter")
+STAGES = ("vae", "clip", "vision", "unet", "projector", "ip_adapter")
 SPEEDS = ("pictures_per_s", "rate", "step", "seen", "time")  # said elsewhere, or by the code
 
 

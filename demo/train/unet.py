@@ -14,10 +14,10 @@ from ..world import Draws
 from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint, region_masks
 from .diffusion import conditioning, load_text, noised, scheduler, text_batch, weighted_loss
-from .latents import LatentSet, file_size
+from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 
-PLAN = Plan(steps=3_000, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
+PLAN = Plan(steps=2_700, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
 POSED = 0.75  # share of samples with a skeleton
 SILENT = 0.5  # share of these whose caption says nothing about the pose
 HELD_BACK = 0.4  # share of these where the skeleton counts less away from the person
@@ -39,7 +39,7 @@ class UnetStage:
     def batch(self, step: int):
         draws = Draws(8, self.seed, step)
         number, rows = self.data.draw(draws, self.size)
-        plans, size = self.data.plans(number, rows), file_size(number)
+        plans, size = plans_of(number, rows), file_size(number)
         posed = round(POSED * self.size)
         controls = torch.stack([control_picture(plan.pose, size) for plan in plans[:posed]])
         leave_out = [

@@ -12,7 +12,10 @@ import numpy as np
 from .dance import write_frames
 from .world import (
     DANCES,
+    Attire,
+    Background,
     Character,
+    Cloth,
     Draws,
     Motion,
     Plan,
@@ -107,7 +110,9 @@ def _write_pair(path: Path, plan: Plan, text: str) -> None:
 
 def film_scene() -> Scene:
     """What the miniature film should show."""
-    return replace(plan_sample(20_003, split="test").scene, character=held_out_character())
+    stripes, trousers = Cloth("shirt", "red", "stripes", "white"), Cloth("trousers", "blue")
+    place = Background("desert", "golden", layout=7)
+    return Scene(held_out_character(), Attire(stripes, trousers, "yellow"), place)
 
 
 def film_prompt() -> str:

@@ -83,5 +83,4 @@ def test_every_node_of_the_pack_is_in_a_workflow_or_stands_alone(object_info):
         "TroupeLoadFrames",
         "TroupePoseRegions",
         "TroupeSavePose",
-        "TroupeTrainingOptions",
     }

@@ -89,3 +89,9 @@ def test_full_pipeline(ready):
     for scene in ("Wide", "Close"):
         assert len(pictures(ready, outputs[f"{scene} scene: pictures"])) == FRAMES
     assert "lora key not loaded" not in ready.log_text()[before:]
+
+
+def test_miniature_film(ready):
+    prompt, outputs = run(ready, "miniature_film")
+    check_film(ready, prompt, outputs["Film"])
+    assert pictures(ready, outputs["How it is composed"])

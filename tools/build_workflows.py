@@ -392,9 +392,8 @@ def miniature_film() -> Sketch:
     _apply(sketch, (370, 0), 1.0)
     roles = ("attire", "background")
     _cast(sketch, 830, 0, roles, f"{cast.FOLDER}_{{}}.png")
-    x = 1890
-    for number in range(1, DANCES + 1):
-        y = 1000 * (number - 1)
+    for number in range(1, DANCES + 1):  # two by two
+        x, y = 1890 + 1640 * ((number - 1) % 2), 1000 * ((number - 1) // 2)
         _compose(
             sketch, f"dance{number}", f"{cast.FOLDER}_dance_{number}.json", (x, y), "loras",
             f"Dance {number}", roles, 5.0, prompt=cast.film_prompt(), negative="",
@@ -407,15 +406,15 @@ def miniature_film() -> Sketch:
             inputs={"image": (f"dance{number}_frames", "IMAGE")},
         )  # fmt: skip
     sketch.node(
-        "sheet", "PreviewImage", (x + 800, 480), size=(330, 320), title="How it is composed",
+        "sheet", "PreviewImage", (2690, 480), size=(330, 320), title="How it is composed",
         inputs={"images": ("dance1", "preview")},
     )  # fmt: skip
-    _film(sketch, (x + 1180, 0), tuple(f"shot{n}" for n in range(1, DANCES + 1)), 512)
+    _film(sketch, (4720, 0), tuple(f"shot{n}" for n in range(1, DANCES + 1)), 512)
     sketch.group("1. Models", (-20, -50, 740, 530), BLUE)
     sketch.group("2. LoRA", (-20, 500, 820, 1060), GREEN)
     sketch.group("3. Cast", (810, -50, 660, 820), PURPLE)
-    sketch.group("4. Dances", (1510, -50, 1150, 4000), GREEN)
-    sketch.group("5. Film", (2680, -50, 1200, 4000), BROWN)
+    sketch.group("4. Dances", (1510, -50, 3170, 2000), GREEN)
+    sketch.group("5. Film", (4700, -50, 830, 700), BROWN)
     return sketch
 
 

@@ -29,8 +29,10 @@ MODES = ("inspire", "plate")
 MASK_FLOOR = 0.05  # below this a mask counts as black
 
 
-def _layers(**weights: float) -> Mapping[int, float]:
-    return MappingProxyType({int(name[1:]): value for name, value in weights.items()})
+# Who and what they wear is decided from the middle block upwards; a place needs the way down, too.
+# Measured with the miniature (demo/README.md): with fewer layers hair and place do not carry over.
+_UPWARDS = MappingProxyType(dict.fromkeys(range(4, 11), 1.0))
+_EVERYWHERE = MappingProxyType(dict.fromkeys(range(11), 1.0))
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ ROLES: Mapping[str, Role] = MappingProxyType(
                 "character",
                 region="head",
                 region_alone="person",
-                layer_weights=_layers(t4=1.0, t5=1.0, t6=1.0, t7=1.0, t8=1.0),
+                layer_weights=_UPWARDS,
                 end_percent=0.8,
                 help="Who is in the picture: face and hair.",
             ),
@@ -74,14 +76,14 @@ ROLES: Mapping[str, Role] = MappingProxyType(
                 "attire",
                 region="outfit",
                 region_alone="outfit",
-                layer_weights=_layers(t4=1.0, t5=1.0, t6=1.0, t7=1.0, t8=1.0, t9=1.0, t10=1.0),
+                layer_weights=_UPWARDS,
                 help="What they wear.",
             ),
             Role(
                 "background",
                 region="background",
                 region_alone="background",
-                layer_weights=_layers(t3=0.5, t5=1.0, t6=1.0),
+                layer_weights=_EVERYWHERE,
                 fit="stretch",
                 help="Where they are.",
             ),

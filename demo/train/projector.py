@@ -19,7 +19,7 @@ from .pictures import PictureSet
 from .roles import ROLE_NAMES, SAYS
 from .runs import load_weights
 
-PLAN = Plan(steps=1_500, learning_rate=1e-3, warmup=50, final=0.5, average=0.99, muon=True)
+PLAN = Plan(steps=600, learning_rate=1e-3, warmup=50, final=0.5, average=0.99, muon=True)
 
 
 class ProjectorStage:

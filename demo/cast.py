@@ -44,11 +44,11 @@ FOLDER = "troupe_miniature"
 
 # How the miniature learns a character in two minutes. Heads are painted by convolutions, at the
 # finest level, and a word that means nothing has to be made to mean something: so both learn.
-STEPS, RANK = 400, 16
+STEPS, RANK = 600, 16
 TRAINING = """batch: {size: 4}
 adapter: {targets: all}
-optimizer: {learning_rate: 0.001}
-text_encoders: {learning_rate_1: 0.003, learning_rate_2: 0.003}
+optimizer: {learning_rate: 0.0007}
+text_encoders: {learning_rate_1: 0.002, learning_rate_2: 0.002}
 """
 
 

@@ -158,7 +158,8 @@ def collect(
                 continue
             title = prompt[node_id]["_meta"]["title"].lower().replace(" ", "_")
             name = KEPT[kind].replace("%", item["filename"])
-            name = name.format(n=len(found["sheets"]), title=title)
+            scenes = sum(sheet.startswith("scene_sheet") for sheet in found["sheets"])
+            name = name.format(n=scenes, title=title)
             (output / name).write_bytes(server.client.view(**item))
             if kind == "TroupeTrainLora":
                 found["lora"] = name

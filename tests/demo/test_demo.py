@@ -41,26 +41,22 @@ def test_the_demo_makes_a_film_a_lora_and_a_report(report, output):
 def test_prompts_come_true(report):
     text = report["proof"]["text"]
     for name in ("garment_type", "garment_colour", "background"):
-        assert text[name] >= 0.6, (name, text)
+        assert text[name] >= 0.5, (name, text)
 
 
 def test_people_take_the_pose(report):
     pose = report["proof"]["pose"]
-    assert pose["iou"] >= 0.6 and pose["iou"] >= pose["free"] + 0.15, pose
+    assert pose["iou"] >= 0.65 and pose["iou"] >= pose["free"] + 0.2, pose
 
 
 @pytest.mark.parametrize(
-    ("role", "name", "chance"),
-    [
-        ("attire", "garment_colour", 0.34),
-        ("background", "background", 0.42),
-        ("character", "hair_colour", 0.42),
-    ],
+    ("role", "name"),
+    [("attire", "shoes"), ("background", "background"), ("character", "hair_colour")],
 )
-def test_references_carry_over_what_they_show(report, role, name, chance):
+def test_references_carry_over_what_they_show(report, role, name):
     found = report["proof"][role]
-    assert found["with"][name] >= 0.5, found
-    assert found["without"][name] <= chance, found
+    assert found["with"][name] >= 0.6, found
+    assert found["without"][name] <= found["with"][name] - 0.25, found
 
 
 def test_an_outfit_leaves_the_hair_to_the_prompt(report):
@@ -69,6 +65,5 @@ def test_an_outfit_leaves_the_hair_to_the_prompt(report):
 
 def test_the_lora_shows_its_character_when_called(report):
     lora = report["proof"]["lora"]
-    assert lora["with"]["character"] >= 0.5, lora
-    assert lora["without"]["character"] <= 0.34, lora
-    assert lora["others"]["hair_colour"] >= 0.6, lora
+    assert lora["with"]["hair_colour"] >= lora["without"]["hair_colour"] + 0.2, lora
+    assert lora["others"]["hair_colour"] >= 0.5, lora

@@ -11,163 +11,37 @@ from demo import cast
 
 from .editor import Editor, Sketch
 from .server import ComfyServer
+from .sketch_parts import (
+    BLUE,
+    BROWN,
+    CHECKPOINT,
+    CLIP_VISION,
+    CONTROLNET,
+    GREEN,
+    IPADAPTER,
+    MINIATURE,
+    MODEL_NOTE,
+    MODELS,
+    NEGATIVE,
+    PURPLE,
+    SEED,
+    apply_loras,
+    cast_photos,
+    checkpoint,
+    compose,
+    film,
+    guides,
+    note,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS, IMAGES = ROOT / "workflows", ROOT / "docs" / "images"
 
-CHECKPOINT = "sd_xl_base_1.0.safetensors"
-CONTROLNET = "controlnet-openpose-sdxl-1.0.safetensors"
-CLIP_VISION = "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors"
-IPADAPTER = "ip-adapter-plus_sdxl_vit-h.safetensors"
-
-HUB = "https://huggingface.co"
-MODELS = {
-    CHECKPOINT: {
-        "url": f"{HUB}/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{CHECKPOINT}",
-        "directory": "checkpoints",
-    },
-    CONTROLNET: {
-        "url": f"{HUB}/xinsir/controlnet-openpose-sdxl-1.0/resolve/main/"
-        "diffusion_pytorch_model.safetensors",
-        "directory": "controlnet",
-    },
-    CLIP_VISION: {
-        "url": f"{HUB}/h94/IP-Adapter/resolve/main/models/image_encoder/model.safetensors",
-        "directory": "clip_vision",
-    },
-    IPADAPTER: {
-        "url": f"{HUB}/h94/IP-Adapter/resolve/main/sdxl_models/{IPADAPTER}",
-        "directory": "ipadapter",
-    },
-}
-
-PROMPT = "a photo of an astronaut dancing beside a rocket at dusk, full body, detailed"
-NEGATIVE = "blurry, deformed, extra limbs, text, watermark"
-PROMPTS = {
-    "prompt": PROMPT, "negative": NEGATIVE, "background_prompt": "a launch pad at dusk",
-}  # fmt: skip
-ROLES = ("character", "attire", "background")
-SEED = 20240607
-BLUE, GREEN, PURPLE, BROWN = "#3f789e", "#4f7a4f", "#6a4f8a", "#8a6a3f"
-
-
-# The miniature's files come with the pack: python -m demo.trained writes them.
-MINIATURE = {
-    CHECKPOINT: "nano_sdxl.safetensors",
-    CONTROLNET: "nano_openpose.safetensors",
-    CLIP_VISION: "nano_clip_vision.safetensors",
-    IPADAPTER: "nano_ip_adapter_plus.safetensors",
-}
-
-
-def _model(name: str) -> list[dict[str, str]]:
-    return [{"name": name, **MODELS[name]}] if name in MODELS else []
-
-
-def _note(sketch: Sketch, text: str, pos: tuple[int, int], size: tuple[int, int]) -> None:
-    sketch.node(f"note{len(sketch.nodes)}", "MarkdownNote", pos, size=size, text=text)
-
-
-def _checkpoint(sketch: Sketch, pos: tuple[int, int], name: str = CHECKPOINT) -> None:
-    sketch.node(
-        "checkpoint", "CheckpointLoaderSimple", pos, size=(330, 100), title="Checkpoint",
-        models=_model(name), ckpt_name=name,
-    )  # fmt: skip
-
-
-def _guides(
-    sketch: Sketch, x: int, y: int, names: tuple[str, ...] = (CONTROLNET, IPADAPTER, CLIP_VISION)
-) -> None:
-    """The loaders of ControlNet, IP-Adapter and its image encoder."""
-    control_net, ipadapter, clip_vision = names
-    sketch.node(
-        "control_net", "ControlNetLoader", (x, y), size=(330, 60), title="Openpose ControlNet",
-        models=_model(control_net), control_net_name=control_net,
-    )  # fmt: skip
-    sketch.node(
-        "ipadapter", "TroupeLoadIPAdapter", (x, y + 110), size=(330, 60), title="IP-Adapter",
-        models=_model(ipadapter), ipadapter_name=ipadapter,
-    )  # fmt: skip
-    sketch.node(
-        "clip_vision", "CLIPVisionLoader", (x, y + 220), size=(330, 60), title="Image encoder",
-        models=_model(clip_vision), clip_name=clip_vision,
-    )  # fmt: skip
-
-
-def _cast(
-    sketch: Sketch, x: int, y: int, roles: tuple[str, ...] = ROLES, files: str = "troupe_{}.jpg"
-) -> None:
-    """Photographs and the references made of them."""
-    for row, role in enumerate(roles):
-        top = y + 400 * row
-        sketch.node(
-            f"{role}_photo", "LoadImage", (x, top), size=(280, 330), image=files.format(role),
-            title=f"{role.capitalize()} photo",
-        )  # fmt: skip
-        sketch.node(
-            role, f"Troupe{role.capitalize()}", (x + 310, top), size=(310, 330),
-            inputs={"image": (f"{role}_photo", "IMAGE")},
-        )  # fmt: skip
-
-
-def _compose(
-    sketch: Sketch, name: str, pose: str, pos: tuple[int, int], model: str = "checkpoint",
-    title: str = "Scene", roles: tuple[str, ...] = ROLES, cfg: float = 6.0, **widgets,
-) -> None:  # fmt: skip
-    """A composed scene from a pose file, sampled and decoded."""
-    x, y = pos
-    lower = "model" if model != "checkpoint" else "MODEL"
-    clip = "clip" if model != "checkpoint" else "CLIP"
-    sketch.node(
-        f"{name}_pose", "TroupeLoadPose", (x - 360, y), size=(330, 220), pose_file=pose,
-        title=f"{title}: pose",
-    )  # fmt: skip
-    sketch.node(
-        name, "TroupeComposeScene", (x, y), size=(420, 900), title=title, **(PROMPTS | widgets),
-        inputs={
-            "model": (model, lower), "clip": (model, clip), "vae": ("checkpoint", "VAE"),
-            "pose": (f"{name}_pose", "pose"),
-            "width": (f"{name}_pose", "width"), "height": (f"{name}_pose", "height"),
-            **{role: (role, "reference") for role in roles},
-            "control_net": ("control_net", "CONTROL_NET"),
-            "ipadapter": ("ipadapter", "IPADAPTER"), "clip_vision": ("clip_vision", "CLIP_VISION"),
-        },
-    )  # fmt: skip
-    sketch.node(
-        f"{name}_sampler", "KSampler", (x + 460, y), size=(300, 480), seed=SEED,
-        control_after_generate="fixed", steps=20, cfg=cfg, sampler_name="euler",
-        scheduler="normal", title=f"{title}: sampler",
-        inputs={
-            "model": (name, "model"), "positive": (name, "positive"),
-            "negative": (name, "negative"), "latent_image": (name, "latent"),
-        },
-    )  # fmt: skip
-    sketch.node(
-        f"{name}_frames", "VAEDecode", (x + 460, y + 540), size=(300, 60),
-        title=f"{title}: frames",
-        inputs={"samples": (f"{name}_sampler", "LATENT"), "vae": ("checkpoint", "VAE")},
-    )  # fmt: skip
-
-
-MODEL_NOTE = """## Models
-| file | folder |
-|---|---|
-| sd_xl_base_1.0.safetensors | models/checkpoints |
-| controlnet-openpose-sdxl-1.0.safetensors | models/controlnet |
-| ip-adapter-plus_sdxl_vit-h.safetensors | models/ipadapter |
-| CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors | models/clip_vision |
-
-Any SDXL checkpoint and any SDXL openpose ControlNet will do. Sources and licences: README.
-
-## Inputs
-Copy `workflows/input/*` of the pack into ComfyUI's `input`, or choose your own photos and poses.
-The size of the pictures is the canvas of the pose file.
-"""
-
 
 def train_lora() -> Sketch:
     sketch = Sketch()
-    _note(
+    note(
         sketch,
         "## Train a LoRA\nPut pictures and same-name .txt captions into a folder below ComfyUI's "
         "`input` (here `troupe_cast`, shipped with the pack). Queue: the node shows loss and "
@@ -180,13 +54,13 @@ def train_lora() -> Sketch:
         "dataset", "TroupeLoadDataset", (0, 0), size=(330, 520), folder="troupe_cast",
         title="Pictures",
     )  # fmt: skip
-    _train(sketch, (370, 0))
+    train(sketch, (370, 0))
     sketch.node("samples", "PreviewImage", (820, 0), size=(360, 300), title="Samples",
                 inputs={"images": ("train", "samples")})  # fmt: skip
     sketch.node("loss", "PreviewImage", (820, 360), size=(360, 260), title="Loss",
                 inputs={"images": ("train", "loss plot")})  # fmt: skip
-    _checkpoint(sketch, (0, 720))
-    _apply(sketch, (370, 720))
+    checkpoint(sketch, (0, 720))
+    apply_loras(sketch, (370, 720))
     sketch.node("prompt", "CLIPTextEncode", (740, 720), size=(360, 120), title="Prompt",
                 text="a photo of eileen, smiling, in an orange space suit",
                 inputs={"clip": ("loras", "clip")})  # fmt: skip
@@ -214,44 +88,19 @@ def train_lora() -> Sketch:
     return sketch
 
 
-def _train(
-    sketch: Sketch, pos: tuple[int, int], checkpoint: str = CHECKPOINT, name: str = "eileen",
-    sample: str = "a photo of eileen, smiling, in an orange space suit", steps: int = 300,
-    rank: int = 16, options: bool = False,
-) -> None:  # fmt: skip
-    sketch.node(
-        "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=checkpoint,
-        models=_model(checkpoint), preset="character", steps=steps, rank=rank, resolution=0, seed=7,
-        control_after_generate="fixed", filename_prefix=f"troupe/{name}", sample_prompts=sample,
-        title="Train LoRA",
-        inputs={"dataset": ("dataset", "dataset")}
-        | ({"options": ("options", "options")} if options else {}),
-    )  # fmt: skip
-
-
-def _apply(sketch: Sketch, pos: tuple[int, int], weight: float = 0.9) -> None:
-    sketch.node(
-        "loras", "TroupeApplyLoras", pos, size=(330, 260), weights=str(weight),
-        inputs={
-            "model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP"),
-            "loras.lora0": ("train", "lora"),
-        },
-    )  # fmt: skip
-
-
 def compose_scene() -> Sketch:
     sketch = Sketch()
-    _note(
+    note(
         sketch,
         "## Compose a scene\nOne pose, one character, one outfit, one place. The skeleton says "
         "where each of them acts: the soft masks in the preview are used for references, prompts "
         "and ControlNet alike.\n\n" + MODEL_NOTE,
         (-20, -400), (1000, 310),
     )  # fmt: skip
-    _checkpoint(sketch, (0, 0))
-    _guides(sketch, 0, 160)
-    _cast(sketch, 380, 0)
-    _compose(sketch, "scene", "troupe_pose.json", (1440, 0))
+    checkpoint(sketch, (0, 0))
+    guides(sketch, 0, 160)
+    cast_photos(sketch, 380, 0)
+    compose(sketch, "scene", "troupe_pose.json", (1440, 0))
     sketch.node("save", "SaveImage", (2240, 0), size=(460, 520), filename_prefix="troupe/scene",
                 title="Picture", inputs={"images": ("scene_frames", "IMAGE")})  # fmt: skip
     sketch.node("sheet", "PreviewImage", (2240, 580), size=(460, 320), title="Masks and references",
@@ -264,17 +113,17 @@ def compose_scene() -> Sketch:
 
 def pose_sequence_to_film() -> Sketch:
     sketch = Sketch()
-    _note(
+    note(
         sketch,
         "## From a pose sequence to a film\nEvery pose of the file becomes a control picture, a "
         "set of masks and a latent; the frames become a shot, the shots a film. Frames come out "
         "at 8 per second here; Timeline sets the film's rate and size.\n\n" + MODEL_NOTE,
         (-20, -400), (1000, 310),
     )  # fmt: skip
-    _checkpoint(sketch, (0, 0))
-    _guides(sketch, 0, 160)
-    _cast(sketch, 380, 0)
-    _compose(sketch, "dance", "troupe_dance.json", (1440, 0), title="Dance")
+    checkpoint(sketch, (0, 0))
+    guides(sketch, 0, 160)
+    cast_photos(sketch, 380, 0)
+    compose(sketch, "dance", "troupe_dance.json", (1440, 0), title="Dance")
     sketch.node(
         "title", "TroupeShot", (2240, 0), size=(330, 420), duration=2.0, camera="zoom_in",
         camera_amount=0.2, title="Opening: the place",
@@ -284,7 +133,7 @@ def pose_sequence_to_film() -> Sketch:
         "shot", "TroupeShot", (2240, 480), size=(330, 420), duration=2.0, transition="crossfade",
         title="Shot: the dance", inputs={"image": ("dance_frames", "IMAGE")},
     )  # fmt: skip
-    _film(sketch, (2610, 0), ("title", "shot"))
+    film(sketch, (2610, 0), ("title", "shot"))
     sketch.group("1. Models", (-20, -50, 370, 530), BLUE)
     sketch.group("2. Cast", (360, -50, 660, 1200), PURPLE)
     sketch.group("3. Dance", (1060, -50, 1160, 1000), GREEN)
@@ -292,44 +141,28 @@ def pose_sequence_to_film() -> Sketch:
     return sketch
 
 
-def _film(
-    sketch: Sketch, pos: tuple[int, int], shots: tuple[str, ...], size_px: int = 768
-) -> None:
-    x, y = pos
-    sketch.node(
-        "timeline", "TroupeTimeline", (x, y), size=(330, 420), fps=24.0, width=size_px,
-        height=size_px,
-        transition="crossfade", transition_duration=0.5, title="Timeline",
-        inputs={f"shots.shot{i}": (shot, "shot") for i, shot in enumerate(shots)},
-    )  # fmt: skip
-    sketch.node(
-        "film", "TroupeSaveVideo", (x + 370, y), size=(420, 560), filename_prefix="troupe/film",
-        title="Film", inputs={"video": ("timeline", "video")},
-    )  # fmt: skip
-
-
 def full_pipeline() -> Sketch:
     sketch = Sketch()
-    _note(
+    note(
         sketch,
         "## Photos to film, in one graph\nTrains a LoRA of the cast, dresses and poses it in two "
         "scenes, and films them with an opening, a crossfade and a wipe. Queue once.\n\n"
         + MODEL_NOTE,
         (-20, -400), (1000, 310),
     )  # fmt: skip
-    _checkpoint(sketch, (0, 0))
-    _guides(sketch, 0, 160)
+    checkpoint(sketch, (0, 0))
+    guides(sketch, 0, 160)
     sketch.node(
         "dataset", "TroupeLoadDataset", (0, 560), size=(330, 520), folder="troupe_cast",
         title="Pictures",
     )  # fmt: skip
-    _train(sketch, (370, 560))
-    _apply(sketch, (370, 0))
+    train(sketch, (370, 560))
+    apply_loras(sketch, (370, 0))
     sketch.node("samples", "PreviewImage", (370, 1180), size=(400, 240), title="Samples",
                 inputs={"images": ("train", "samples")})  # fmt: skip
-    _cast(sketch, 830, 0)
-    _compose(sketch, "wide", "troupe_dance.json", (1890, 0), "loras", "Wide scene")
-    _compose(sketch, "close", "troupe_dance_close.json", (1890, 960), "loras", "Close scene")
+    cast_photos(sketch, 830, 0)
+    compose(sketch, "wide", "troupe_dance.json", (1890, 0), "loras", "Wide scene")
+    compose(sketch, "close", "troupe_dance_close.json", (1890, 960), "loras", "Close scene")
     for row, name in enumerate(("wide", "close")):
         sketch.node(
             f"{name}_save", "SaveImage", (2350, 960 * row + 640), size=(300, 260),
@@ -349,7 +182,7 @@ def full_pipeline() -> Sketch:
         "close_shot", "TroupeShot", (2710, 960), size=(330, 420), duration=2.0,
         transition="wipe_right", title="Shot: close", inputs={"image": ("close_frames", "IMAGE")},
     )  # fmt: skip
-    _film(sketch, (3080, 0), ("opening", "wide_shot", "close_shot"))
+    film(sketch, (3080, 0), ("opening", "wide_shot", "close_shot"))
     sketch.group("1. Models", (-20, -50, 740, 530), BLUE)
     sketch.group("2. LoRA", (-20, 500, 820, 960), GREEN)
     sketch.group("3. Cast", (810, -50, 660, 1200), PURPLE)
@@ -372,9 +205,9 @@ DANCES = 4
 
 def miniature_film() -> Sketch:
     sketch = Sketch()
-    _note(sketch, MINIATURE_NOTE, (-20, -400), (1000, 310))
-    _checkpoint(sketch, (0, 0), MINIATURE[CHECKPOINT])
-    _guides(sketch, 0, 160, tuple(MINIATURE[n] for n in (CONTROLNET, IPADAPTER, CLIP_VISION)))
+    note(sketch, MINIATURE_NOTE, (-20, -400), (1000, 310))
+    checkpoint(sketch, (0, 0), MINIATURE[CHECKPOINT])
+    guides(sketch, 0, 160, tuple(MINIATURE[n] for n in (CONTROLNET, IPADAPTER, CLIP_VISION)))
     sketch.node(
         "dataset", "TroupeLoadDataset", (0, 560), size=(330, 520), folder=cast.FOLDER,
         title="Pictures",
@@ -383,18 +216,18 @@ def miniature_film() -> Sketch:
         "options", "TroupeTrainingOptions", (0, 1120), size=(330, 420), yaml=cast.TRAINING,
         title="How to train",
     )  # fmt: skip
-    _train(
+    train(
         sketch, (370, 560), MINIATURE[CHECKPOINT], cast.TRIGGER, cast.film_prompt(),
         cast.STEPS, cast.RANK, options=True,
     )  # fmt: skip
     sketch.node("loss", "PreviewImage", (370, 1180), size=(400, 300), title="Loss",
                 inputs={"images": ("train", "loss plot")})  # fmt: skip
-    _apply(sketch, (370, 0), 1.0)
+    apply_loras(sketch, (370, 0), 1.0)
     roles = ("attire", "background")
-    _cast(sketch, 830, 0, roles, f"{cast.FOLDER}_{{}}.png")
+    cast_photos(sketch, 830, 0, roles, f"{cast.FOLDER}_{{}}.png")
     for number in range(1, DANCES + 1):  # two by two
         x, y = 1890 + 1640 * ((number - 1) % 2), 1000 * ((number - 1) // 2)
-        _compose(
+        compose(
             sketch, f"dance{number}", f"{cast.FOLDER}_dance_{number}.json", (x, y), "loras",
             f"Dance {number}", roles, 5.0, prompt=cast.film_prompt(), negative="",
             background_prompt="", shared_noise=True,
@@ -409,7 +242,7 @@ def miniature_film() -> Sketch:
         "sheet", "PreviewImage", (2690, 480), size=(330, 320), title="How it is composed",
         inputs={"images": ("dance1", "preview")},
     )  # fmt: skip
-    _film(sketch, (4720, 0), tuple(f"shot{n}" for n in range(1, DANCES + 1)), 512)
+    film(sketch, (4720, 0), tuple(f"shot{n}" for n in range(1, DANCES + 1)), 512)
     sketch.group("1. Models", (-20, -50, 740, 530), BLUE)
     sketch.group("2. LoRA", (-20, 500, 820, 1060), GREEN)
     sketch.group("3. Cast", (810, -50, 660, 820), PURPLE)

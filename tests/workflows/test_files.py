@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from demo.swap import NANO
-from tools.build_workflows import MINIATURE, MODELS, SKETCHES
+from tools.build_workflows import SKETCHES
+from tools.sketch_parts import MINIATURE, MODELS
 from tools.workflow import to_api
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"

@@ -4,14 +4,10 @@ Files of 2048 samples each; one file in six is wide (3:2), so that films need no
 latents are kept: scene, pose and captions follow from the sample's seed in no time.
 """
 
-import os
 import time
 from collections.abc import Collection
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ..world import Draws, Plan, draw_sample, plan_sample
 from .config import SIZE_PX
@@ -53,12 +49,11 @@ class LatentSet:
     """
 
     def __init__(self, only: Collection[int] | None = None):
-        self._files: dict[int, torch.Tensor] = {}
-        for path in sorted(Run("latents").folder.glob("part-*.safetensors")):
-            number = int(path.stem[5:])
-            if only is None or number in only:
-                with safe_open(path, "pt") as file:
-                    self._files[number] = file.get_tensor("latents")
+        self._files = {
+            number: part["latents"]
+            for number, part in Run("latents").parts().items()
+            if only is None or number in only
+        }
         if not self._files:
             raise TrainingError("There are no latents yet: run python -m demo.train.latents")
 
@@ -78,12 +73,6 @@ def plans_of(number: int, rows: list[int]) -> list[Plan]:
     return [plan_sample(number * PER_FILE + row, width / height) for row in rows]
 
 
-def _write(path: Path, latents: torch.Tensor) -> None:
-    part = path.with_name(f"{path.name}.part")
-    save_file({"latents": latents.half().contiguous()}, part)
-    os.replace(part, path)
-
-
 def main() -> None:
     parser = arguments("Encode the training pictures.")
     parser.add_argument("--files", type=int, default=FILES, help=f"files of {PER_FILE} samples")
@@ -95,8 +84,7 @@ def main() -> None:
     vae, run = load_vae(device), Run("latents")
     end = time.monotonic() + 60 * args.minutes
     for index in range(args.first, args.files):
-        path = run.folder / f"part-{index:03d}.safetensors"
-        if path.is_file():
+        if run.part_file(index).is_file():
             continue
         started, chunks = time.monotonic(), []
         for first in range(0, PER_FILE, 64):
@@ -107,7 +95,7 @@ def main() -> None:
                 print(f"latents: {index} files; file {index} starts anew next time", flush=True)
                 return
         latents = torch.cat(chunks)
-        _write(path, latents)
+        run.save_part(index, {"latents": latents})
         speed = PER_FILE / (time.monotonic() - started)
         mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
         run.log(file=index, pictures_per_s=round(speed, 1), mean=mean.tolist(),

@@ -6,13 +6,9 @@ this is done once for the first files of the training set: beside `part-NNN` of 
 sample, and its three region masks.
 """
 
-import os
 import time
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from .. import modules
 from ..world import Draws, plan_sample
@@ -33,13 +29,9 @@ class PictureSet:
     """The encoded references, in memory as float16."""
 
     def __init__(self):
-        self.states: dict[int, torch.Tensor] = {}
-        self.masks: dict[int, torch.Tensor] = {}
-        for path in sorted(Run("pictures").folder.glob("part-*.safetensors")):
-            with safe_open(path, "pt") as file:
-                number = int(path.stem[5:])
-                self.states[number] = file.get_tensor("states")
-                self.masks[number] = file.get_tensor("masks")
+        parts = Run("pictures").parts()
+        self.states = {number: part["states"] for number, part in parts.items()}
+        self.masks = {number: part["masks"] for number, part in parts.items()}
         if not self.states:
             raise TrainingError("No reference is encoded: run python -m demo.train.pictures")
 
@@ -73,8 +65,7 @@ def main() -> None:
     vision = load_frozen("vision", "vision", modules.build_vision, device)
     end = time.monotonic() + 60 * args.minutes
     for index in range(args.first, args.files):
-        path = run.folder / f"part-{index:03d}.safetensors"
-        if path.is_file():
+        if run.part_file(index).is_file():
             continue
         started, found = time.monotonic(), []
         for first in range(index * PER_FILE, (index + 1) * PER_FILE, AT_ONCE):
@@ -82,17 +73,11 @@ def main() -> None:
             if time.monotonic() > end:
                 print(f"pictures: file {index} starts anew next time", flush=True)
                 return
-        states, masks = (torch.cat(parts).half() for parts in zip(*found, strict=True))
-        _write(path, {"states": states, "masks": masks})
+        states, masks = (torch.cat(parts) for parts in zip(*found, strict=True))
+        run.save_part(index, {"states": states, "masks": masks})
         speed = PER_FILE / (time.monotonic() - started)
         run.log(file=index, samples_per_s=round(speed, 1))
         print(f"pictures: file {index} {speed:.1f} samples/s", flush=True)
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    save_file(tensors, part)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,20 @@ class Run:
         with safe_open(self.weights_file, "pt") as file:
             return file.metadata() or {}
 
+    def part_file(self, number: int) -> Path:
+        """A file of a stage that prepares data: it writes many, each whole or not at all."""
+        return self.folder / f"part-{number:03d}.safetensors"
+
+    def save_part(self, number: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Write a part's tensors as float16."""
+        halved = {name: value.half().contiguous() for name, value in tensors.items()}
+        _replace(self.part_file(number), lambda part: save_file(halved, part))
+
+    def parts(self) -> dict[int, dict[str, torch.Tensor]]:
+        """Number -> tensors of every part there is."""
+        paths = sorted(self.folder.glob("part-*.safetensors"))
+        return {int(path.stem[5:]): load_file(path) for path in paths}
+
     def log(self, **entry) -> None:
         entry = {"time": round(time.time(), 1), "stage": self.stage, **entry}
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:

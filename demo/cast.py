@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .dance import write_frames
+from .roles import PICTURES, SAYS
 from .world import (
     DANCES,
     Attire,
@@ -23,23 +24,17 @@ from .world import (
     Scene,
     caption,
     character_held_out,
-    garment,
     plan_sample,
-    plate,
-    portrait,
+    reference_picture,
     render,
 )
 
 SIZE_PX = 128  # what the miniature was trained at
 TRIGGER = "zorvex"  # a word that no caption of the training had
-PICTURES = 12  # of the character, to train on
+EXAMPLES = 12  # pictures of the character, to train on
+MASK_MARGIN_PX = 4  # around the head
 FRAMES, FPS = 12, 8.0  # of each dance
 SHOT_S = FRAMES / FPS
-ROLE_HIDES = {  # what a caption leaves to a reference, or to the trigger
-    "character": ("skin", "hair", "mark"),
-    "attire": ("upper", "lower", "shoes"),
-    "background": ("place",),
-}
 FOLDER = "troupe_miniature"
 
 # How the miniature learns a character in two minutes. Heads are painted by convolutions, at the
@@ -66,15 +61,6 @@ def held_out_character(seed: int = 63) -> Character:
     raise AssertionError("one character in seven is held out")
 
 
-def reference_picture(role: str, scene: Scene, draws: Draws, size: int = SIZE_PX) -> np.ndarray:
-    """(size, size, 3) uint8: what a user would give as reference of `role`."""
-    if role == "character":
-        return portrait(scene.character, size, draws).picture
-    if role == "attire":
-        return garment(scene.attire, size, draws).picture
-    return plate(scene.background, size).picture
-
-
 def pose_frame(pose: Pose, size: int = SIZE_PX) -> dict:
     """A world pose as a POSE_KEYPOINT frame on a square canvas."""
     flat = [round(float(v), 3) for v in pose.keypoints((size, size)).reshape(-1)]
@@ -88,25 +74,32 @@ def save(path: Path, picture: np.ndarray) -> None:
     Image.fromarray(picture).save(path)
 
 
-def write_dataset(folder: Path, character: Character, count: int = PICTURES) -> None:
-    """Pictures of one character in other clothes, places and poses, with captions.
+def write_dataset(folder: Path, character: Character, count: int = EXAMPLES) -> None:
+    """Pictures of one character in other clothes, places and poses, with captions and masks.
 
-    A caption says everything but who it is; that is the trigger's part. As many pictures of other
-    people without the trigger lie in folder/regularisation, so that only the trigger learns.
+    A caption says everything but who it is; that is the trigger's part. Masks are white where one
+    sees who it is. As many pictures of other people without the trigger lie in
+    folder/regularisation, so that only the trigger learns.
     """
     for i in range(count):
         plan = plan_sample(30_000 + i, split="train")
         ours = replace(plan, scene=replace(plan.scene, character=character))
-        hidden = ROLE_HIDES["character"]
-        _write_pair(folder / f"{i:02d}.png", ours, words(ours, hidden, TRIGGER))
+        hidden = SAYS["character"]
+        _write_example(folder / f"{i:02d}.png", ours, words(ours, hidden, TRIGGER))
         other = plan_sample(31_000 + i, split="train")
-        _write_pair(folder / "regularisation" / f"{i:02d}.png", other, words(other, hidden))
+        _write_example(folder / "regularisation" / f"{i:02d}.png", other, words(other, hidden))
 
 
-def _write_pair(path: Path, plan: Plan, text: str) -> None:
+def _write_example(path: Path, plan: Plan, text: str) -> None:
+    from PIL import Image, ImageFilter
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(path, render(plan.scene, plan.pose, SIZE_PX).picture)
+    rendered = render(plan.scene, plan.pose, SIZE_PX)
+    save(path, rendered.picture)
     path.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
+    head = Image.fromarray(np.uint8(255) * rendered.mask("head"))
+    head = head.filter(ImageFilter.MaxFilter(2 * MASK_MARGIN_PX + 1))
+    head.save(path.with_name(f"{path.stem}-mask.png"))
 
 
 def film_scene() -> Scene:
@@ -133,7 +126,8 @@ def write_cast(folder: Path, frames: int = FRAMES) -> None:
     scene = film_scene()
     write_dataset(folder / FOLDER, scene.character)
     for role in ("attire", "background"):
-        save(folder / f"{FOLDER}_{role}.png", reference_picture(role, scene, Draws(42, 0)))
+        picture = reference_picture(PICTURES[role], scene, Draws(42, 0))
+        save(folder / f"{FOLDER}_{role}.png", picture)
     write_dances(folder, frames)
 
 

@@ -23,19 +23,18 @@ from tools.client import Client
 from tools.server import ComfyServer
 
 from .cast import (
-    ROLE_HIDES,
     SIZE_PX,
     TRIGGER,
     held_out_character,
     pose_frame,
-    reference_picture,
     save,
     words,
     write_dataset,
 )
 from .dance import write_frames
 from .nano import NanoFiles, nano_files
-from .world import Character, Draws, Plan, plan_sample, render
+from .roles import PICTURES, SAYS
+from .world import Character, Draws, Plan, plan_sample, reference_picture, render
 from .world.readers import compare, iou, read_person
 
 FILM = Path(__file__).resolve().parent.parent / "workflows" / "api" / "miniature_film.json"
@@ -235,8 +234,8 @@ def measure_reference(studio: Studio, role: str, count: int) -> tuple[Figures, F
     for i, plan in enumerate(held_out_plans(count, first=10_000)):
         other = plan_sample(20_000 + i, split="test").scene
         mixed = replace(plan, scene=replace(plan.scene, **{role: getattr(other, role)}))
-        picture = reference_picture(role, other, Draws(41, i))
-        shots.append(Shot(mixed, words(mixed, ROLE_HIDES[role]), i, {role: picture}))
+        picture = reference_picture(PICTURES[role], other, Draws(41, i))
+        shots.append(Shot(mixed, words(mixed, SAYS[role]), i, {role: picture}))
     without = [replace(shot, references={}) for shot in shots]
     return _seen(studio, shots), _seen(studio, without)
 
@@ -273,7 +272,7 @@ def measure_lora(studio: Studio, character: Character, lora: str, count: int) ->
     shots: dict[str, list[Shot]] = {"with": [], "without": [], "others": []}
     for i, plan in enumerate(held_out_plans(count, first=40_000)):
         ours = replace(plan, scene=replace(plan.scene, character=character))
-        hidden = ROLE_HIDES["character"]
+        hidden = SAYS["character"]
         shots["with"].append(Shot(ours, words(ours, hidden, TRIGGER), i, lora=lora))
         shots["without"].append(Shot(ours, words(ours, hidden), i, lora=lora))
         shots["others"].append(Shot(plan, words(plan), i, lora=lora))
@@ -302,7 +301,7 @@ def measure(
     found["picture_s"] = round((time.monotonic() - began) / (2 * count), 2)
     found["text"], found["pose"] = posed.rates, {"iou": posed.person_iou, "free": free.person_iou}
     contact_sheet(output / "text.png", (posed, free))
-    for role in ROLE_HIDES:
+    for role in SAYS:
         given, without = measure_reference(studio, role, count)
         found[role] = {"with": given.rates, "without": without.rates}
         contact_sheet(output / f"{role}.png", (given, without))

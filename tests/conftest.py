@@ -4,6 +4,7 @@
 start when the first test asks for them, and serve the whole session.
 """
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from demo.nano import NanoFiles, build_nano
 from tools.inprocess import ROOT, import_comfyui, load_pack
@@ -27,6 +29,15 @@ class RootIsNoPackage:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(RootIsNoPackage())
+    share_cores(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def share_cores(workers: int) -> None:
+    """Give each of the test session's processes, and the servers it starts, its part of the CPU."""
+    if workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

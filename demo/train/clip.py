@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import modules
-from ..world import Draws, draw_sample, garment, plate, portrait
+from ..world import Draws, draw_sample, reference_picture
 from .config import CONFIG, TOLD_BY, attributes
 from .loop import Plan, arguments, run_stage
 from .tokens import tokenize, use_small_table, used_tokens
@@ -144,15 +144,6 @@ def encode_pictures(vision, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.T
     std = torch.tensor(PIXEL_STD, device=pixels.device).view(3, 1, 1)
     out = vision(pixel_values=(pixels.float() / 255 - mean) / std, output_hidden_states=True)
     return out.hidden_states[-2], out.image_embeds
-
-
-def reference_picture(kind: str, scene, draws: Draws, size: int):
-    """(size, size, 3) uint8: the reference of a role as a user would give it."""
-    if kind == "portrait":
-        return portrait(scene.character, size, draws).picture
-    if kind == "garment":
-        return garment(scene.attire, size, draws).picture
-    return plate(scene.background, size).picture
 
 
 def _picture(kind: str, sample, draws: Draws):

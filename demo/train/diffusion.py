@@ -12,6 +12,8 @@ from .tokens import tokenize, use_small_table
 
 SNR_GAMMA = 5.0
 EMPTY_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
+HEAD_COUNTS = 5.0  # how much more than its surroundings a head counts in the loss
+OUTFIT_COUNTS = 1.0
 
 
 def scheduler():
@@ -101,11 +103,25 @@ def noised(noise_schedule, latents: torch.Tensor, generator: torch.Generator):
     return noise_schedule.add_noise(latents, noise, steps), noise, steps
 
 
-def weighted_loss(noise_schedule, predicted, noise, steps):
-    """Min-SNR weighted error (Hang et al. 2023, equation 9, for eps), and the plain one."""
+def weighted_loss(noise_schedule, predicted, noise, steps, attention):
+    """Min-SNR weighted error (Hang et al. 2023, equation 9, for eps), and the plain one.
+
+    `attention` (B, h, w) says how much each place counts; see `attention_to`.
+    """
     from diffusers.training_utils import compute_snr
 
-    error = (predicted.float() - noise).pow(2).mean(dim=(1, 2, 3))
+    square = (predicted.float() - noise).pow(2).mean(dim=1)
+    error = (square * attention).mean(dim=(1, 2))
     snr = compute_snr(noise_schedule, steps)
     weight = snr.clamp(max=SNR_GAMMA) / snr
-    return (weight * error).mean(), {"error": error.mean().detach()}
+    return (weight * error).mean(), {"error": square.mean().detach()}
+
+
+def attention_to(head: torch.Tensor, outfit: torch.Tensor) -> torch.Tensor:
+    """(B, h, w), 1 on average over a picture, from masks of the heads and the clothes.
+
+    A face is a fortieth of a picture, and glasses are a part of that. The best prediction of a
+    place does not depend on how much it counts, so the weight only says where to learn first.
+    """
+    counts = 1 + HEAD_COUNTS * head + OUTFIT_COUNTS * outfit
+    return counts / counts.mean(dim=(1, 2), keepdim=True)

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from .. import modules
-from ..world import Draws, Plan, caption, plan_sample, render
+from ..roles import PICTURES, REGIONS, ROLE_NAMES, SAYS
+from ..world import Draws, Plan, caption, plan_sample, reference_picture, render
 from ..world.readers import compare, iou, read_background, read_person
-from .clip import encode_pictures, encode_text, reference_picture
+from .clip import encode_pictures, encode_text
 from .config import CONFIG, SIZE_PX
 from .controlnet import build_narrow, control_picture, hint, region_masks
 from .diffusion import load_frozen, load_text, time_ids
 from .ip_adapter import IpAdapterStage, encode_blank, role_layers
 from .latents import load_vae
-from .roles import PICTURES, REGIONS, ROLE_NAMES, SAYS
 from .runs import Run, load_weights
 from .tokens import tokenize
 

@@ -18,10 +18,12 @@ from conditioning.ip_adapter.masks import mask_tokens
 from conditioning.ip_adapter.projectors import PlusProjector
 
 from .. import modules, nano
+from ..roles import ROLE_NAMES, SAYS
 from ..world import Draws
 from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint
 from .diffusion import (
+    attention_to,
     conditioning,
     load_frozen,
     load_text,
@@ -33,7 +35,6 @@ from .diffusion import (
 from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 from .pictures import PictureSet
-from .roles import ROLE_NAMES, SAYS
 from .runs import Run, load_weights
 
 PLAN = Plan(steps=1_300, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
@@ -162,11 +163,13 @@ class IpAdapterStage:
         plans, size = plans_of(number, rows), file_size(number)
         chosen = [self._choose(draws) for _ in plans]
         masks = self.pictures.masks[number][rows].float()
+        attention = attention_to(*(masks[:, ROLE_NAMES.index(r)] for r in ("character", "attire")))
         masks[torch.tensor([alone for *_, alone in chosen])] = 1.0
         return {
             "latents": self.data.latents(number, rows),
             "states": self.pictures.states[number][rows].float(),
             "masks": masks,
+            "attention": attention,
             "layers": torch.stack([layers for layers, *_ in chosen]),
             "blank": torch.stack([blank for _, blank, *_ in chosen]),
             "controls": torch.stack([control_picture(plan.pose, size) for plan in plans]),
@@ -207,7 +210,7 @@ class IpAdapterStage:
             extra = {"down_block_additional_residuals": down,
                      "mid_block_additional_residual": middle}  # fmt: skip
         predicted = self.unet(noisy, steps, **given, **extra).sample
-        return weighted_loss(self.noise_schedule, predicted, noise, steps)
+        return weighted_loss(self.noise_schedule, predicted, noise, steps, batch["attention"])
 
     def _tell(self, batch) -> None:
         states = batch["states"]

@@ -11,14 +11,14 @@ import time
 import torch
 
 from .. import modules
-from ..world import Draws, plan_sample
-from .clip import encode_pictures, reference_picture
+from ..roles import PICTURES, REGIONS, ROLE_NAMES
+from ..world import Draws, plan_sample, reference_picture
+from .clip import encode_pictures
 from .config import CONFIG
 from .controlnet import region_masks
 from .diffusion import load_frozen
 from .latents import PER_FILE, file_size
 from .loop import arguments, quick
-from .roles import PICTURES, REGIONS, ROLE_NAMES
 from .runs import Run, TrainingError
 
 FILES = 6  # the last of them is wide

@@ -9,6 +9,7 @@ which a thousand steps are enough. No picture is made here, so this takes a minu
 import torch
 from torch import nn
 
+from ..roles import ROLE_NAMES, SAYS
 from ..world import Draws
 from .clip import AttributeReader, reading_loss, text_targets
 from .config import CONFIG
@@ -16,7 +17,6 @@ from .ip_adapter import build_projector
 from .latents import plans_of
 from .loop import Plan, arguments, run_stage
 from .pictures import PictureSet
-from .roles import ROLE_NAMES, SAYS
 from .runs import load_weights
 
 PLAN = Plan(steps=600, learning_rate=1e-3, warmup=50, final=0.5, average=0.99, muon=True)

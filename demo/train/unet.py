@@ -13,11 +13,19 @@ from .. import modules
 from ..world import Draws
 from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint, region_masks
-from .diffusion import conditioning, load_text, noised, scheduler, text_batch, weighted_loss
+from .diffusion import (
+    attention_to,
+    conditioning,
+    load_text,
+    noised,
+    scheduler,
+    text_batch,
+    weighted_loss,
+)
 from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 
-PLAN = Plan(steps=2_400, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
+PLAN = Plan(steps=5_600, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
 POSED = 0.75  # share of samples with a skeleton
 SILENT = 0.5  # share of these whose caption says nothing about the pose
 HELD_BACK = 0.4  # share of these where the skeleton counts less away from the person
@@ -45,9 +53,12 @@ class UnetStage:
         leave_out = [
             ("action",) if i < posed and draws.chance(SILENT) else () for i in range(self.size)
         ]
-        reach = torch.stack([_reach(plan.pose, size, draws) for plan in plans[:posed]])
+        shown = ("person", "head", "outfit")
+        masks = torch.stack([region_masks(plan.pose, size, shown) for plan in plans])
+        reach = torch.stack([_reach(person, draws) for person in masks[:posed, 0]])
         return {
             "latents": self.data.latents(number, rows), "controls": controls, "reach": reach,
+            "attention": attention_to(masks[:, 1], masks[:, 2]),
             **text_batch(plans, size, draws, leave_out),
         }  # fmt: skip
 
@@ -68,17 +79,15 @@ class UnetStage:
             noisy, steps, down_block_additional_residuals=down,
             mid_block_additional_residual=middle[0], **given,
         ).sample  # fmt: skip
-        return weighted_loss(self.noise_schedule, predicted, noise, steps)
+        return weighted_loss(self.noise_schedule, predicted, noise, steps, batch["attention"])
 
 
-def _reach(pose, size: tuple[int, int], draws: Draws) -> torch.Tensor:
+def _reach(person: torch.Tensor, draws: Draws) -> torch.Tensor:
     """(1, h, w) at latent size: how strongly the skeleton acts there, as in the pack's scenes."""
-    width, height = size[0] // 8, size[1] // 8
     if not draws.chance(HELD_BACK):
-        return torch.ones(1, height, width)
+        return torch.ones_like(person)[None]
     outside = draws.between(0.15, 0.7)
-    person = region_masks(pose, size, ("person",))
-    return outside + (1 - outside) * person
+    return (outside + (1 - outside) * person)[None]
 
 
 def first(given: dict, count: int) -> dict:

@@ -23,6 +23,7 @@ from .sample import (
     plan_sample,
     plate,
     portrait,
+    reference_picture,
     sequence,
 )
 from .skeleton import JOINTS, Angles, Pose, fit, place
@@ -45,5 +46,6 @@ __all__ = [
     "Background", "Character", "Cloth", "Draws", "Motion", "Plan", "Pose", "Rendered", "Sample",
     "Scene", "attribute_labels", "caption", "character_held_out", "cloth_held_out",
     "combination_held_out", "draw_caption", "draw_pose", "draw_sample", "draw_scene", "draw_words",
-    "fit", "garment", "held_out", "place", "plan_sample", "plate", "portrait", "render", "sequence",
+    "fit", "garment", "held_out", "place", "plan_sample", "plate", "portrait", "reference_picture",
+    "render", "sequence",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from . import palette
 from .captions import draw_words
 from .draws import Draws
@@ -106,6 +108,19 @@ def garment(attire: Attire, size: int = 128, draws: Draws | None = None) -> Rend
 def plate(background: Background, size: int | tuple[int, int] = 128) -> Rendered:
     """The empty background."""
     return render(Scene(background=background), None, size)
+
+
+def reference_picture(
+    kind: str, scene: Scene, draws: Draws | None = None, size: int = 128
+) -> np.ndarray:
+    """(size, size, 3) uint8: the "portrait", "garment" or "plate" of a scene."""
+    if kind == "portrait":
+        return portrait(scene.character, size, draws).picture
+    if kind == "garment":
+        return garment(scene.attire, size, draws).picture
+    if kind == "plate":
+        return plate(scene.background, size).picture
+    raise ValueError(f"unknown kind of reference: {kind!r}")
 
 
 def sequence(

@@ -13,6 +13,10 @@ from ..specs import LOWER_KINDS, STUDIO, Attire, Background, Character, Cloth, S
 from .cloth import fit_cloth, read_cloth, same_cloth
 from .colours import background_lab, distance_to, edges, inner, read_colour, size_of
 
+# A shirt and a skirt have twice as many colours to explain a picture with: they must do better than
+# a dress by more than this.
+_ONE_GARMENT = 0.85
+
 
 def read_attire(
     picture: np.ndarray, pose: Pose, character: Character, background: Background
@@ -26,6 +30,8 @@ def read_attire(
         guess = Attire(Cloth(upper, "red"), Cloth(lower, "green") if lower else None)
         truth = render(Scene(character, guess, STUDIO), pose, size_of(picture))
         cost, found = _outfit_cost(picture, truth, pose, guess, character, background)
+        if lower is None:
+            cost *= _ONE_GARMENT
         if best is None or cost < best[0]:
             best = (cost, found)
     assert best is not None

@@ -21,6 +21,7 @@ from .colours import (
 )
 
 _SOFT = 0.7  # expected blur of a picture in pixels
+_FACE_MOVES = 0.025  # how far a face may be from where the pose has it, in body heights
 
 
 def read_character(
@@ -74,14 +75,17 @@ def _read_style(picture, views: dict[str, Rendered], colour, skin, attire, backg
 
 
 def _read_mark(picture, pose: Pose, person: Character, attire: Attire) -> str:
-    """The mark whose drawn face is nearest to the face in the picture."""
+    """The mark whose drawn face is nearest to the face in the picture, which may have moved."""
     views = {mark: render(Scene(replace(person, mark=mark), attire, STUDIO), pose, size_of(picture))
              for mark in MARKS}  # fmt: skip
     face = np.isin(L.GROUP[views["none"].parts], (L.SKIN_HEAD,))
     face = inner(face & views["none"].mask("head"))
     lab = ndimage.gaussian_filter(palette.oklab(picture), (0.6, 0.6, 0))
+    reach = round(_FACE_MOVES * pose.unit * picture.shape[0])
+    moves = [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+    moved = np.stack([np.roll(lab, move, (0, 1))[face] for move in moves])
     costs = {}
     for mark, view in views.items():
-        drawn = ndimage.gaussian_filter(palette.oklab(view.picture), (0.6, 0.6, 0))
-        costs[mark] = float(((lab - drawn)[face] ** 2).sum(axis=1).mean())
+        drawn = ndimage.gaussian_filter(palette.oklab(view.picture), (0.6, 0.6, 0))[face]
+        costs[mark] = float(((moved - drawn) ** 2).sum(axis=2).mean(axis=1).min())
     return min(costs, key=lambda mark: costs[mark])

@@ -15,8 +15,9 @@ from .colours import SMALL_PX, inner, name_colour, read_colour
 # The two colours of a cloth must differ by this much (OKLab), and explain this share of what varies
 # in it, to count as a pattern.
 _PATTERN_CONTRAST = 0.12
-_PATTERN_GAIN = 0.45
+_PATTERN_GAIN = 0.3
 _STEPS = 6  # phases tried per direction
+_WINDOW = 0.8  # spread of a window in periods
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +67,61 @@ def fit_cloth(picture, mask, pose: Pose, hangs: bool) -> ClothFit | None:
     best = ClothFit("plain", np.median(pixels, axis=0), pixels.mean(axis=0), plain, 0.0)
     if len(pixels) < SMALL_PX:
         return best
-    names, covers = _pattern_covers(picture.shape, pose, hangs)
-    centred = covers[:, mask] - covers[:, mask].mean(axis=1, keepdims=True)
-    spread = (centred**2).sum(axis=1)
     offset = lab - lab.mean(axis=0)
-    slopes = centred @ offset / np.maximum(spread, 1e-6)[:, None]
-    gains = (slopes**2).sum(axis=1) * spread / max(float((offset**2).sum()), 1e-9)
-    # A pattern must vary under the mask, and its two colours must differ.
-    gains[spread < 0.02 * len(lab)] = 0
-    gains[np.linalg.norm(slopes, axis=1) < _PATTERN_CONTRAST] = 0
-    winner = int(gains.argmax())
-    if gains[winner] <= _PATTERN_GAIN:
-        return best
-    error = offset - centred[winner][:, None] * slopes[winner]
-    first, second = _ends(pixels, covers[winner][mask])
-    residual = (error**2).sum(axis=1)
-    return ClothFit(names[winner], first, second, residual, float(gains[winner]))
+    windows = _windows(mask, STRIPE_PERIOD * pose.unit * mask.shape[0])
+    winner = best
+    for pattern, covers in _pattern_covers(picture.shape, pose, hangs).items():
+        cover = _bent(covers[:, mask], offset, windows)
+        centred = cover - cover.mean()
+        spread = float((centred**2).sum())
+        if spread < 0.02 * len(lab):  # a pattern must vary under the mask
+            continue
+        slope = centred @ offset / spread
+        gain = float((slope**2).sum()) * spread / max(float((offset**2).sum()), 1e-9)
+        if np.linalg.norm(slope) < _PATTERN_CONTRAST or gain <= max(_PATTERN_GAIN, winner.gain):
+            continue
+        error = ((offset - centred[:, None] * slope) ** 2).sum(axis=1)
+        winner = ClothFit(pattern, *_ends(pixels, cover), error, gain)
+    return winner
+
+
+def _windows(mask: np.ndarray, period: float) -> np.ndarray:
+    """(K, N) weights of soft windows, about two periods wide, over the N pixels of the mask."""
+    y, x = np.nonzero(mask)
+    centres = [np.arange(v.min() + period / 2, v.max() + period / 2, period) for v in (y, x)]
+    at_y, at_x = (grid.reshape(-1, 1) for grid in np.meshgrid(*centres, indexing="ij"))
+    square = ((y - at_y) ** 2 + (x - at_x) ** 2) / (_WINDOW * period) ** 2
+    weights = np.exp(-0.5 * square).astype(np.float32)
+    full = weights.sum(axis=1)
+    return weights[full >= 0.1 * full.max()]
+
+
+def _bent(covers: np.ndarray, offset: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(N,) a pattern whose phase follows the picture from window to window.
+
+    A painted pattern is never as straight as a drawn one: what makes it stripes is that it is
+    striped everywhere.
+
+    Args:
+        covers: (P, N) the pattern in P phases; offset: (N, 3) colours less their mean.
+    """
+    axis = np.linalg.svd(offset, full_matrices=False)[2][0]
+    value = offset @ axis
+    total = windows.sum(axis=1)
+
+    def mean(of: np.ndarray) -> np.ndarray:
+        return (windows @ of.T).T / total
+
+    middle = mean(covers)
+    spread = mean(covers**2) - middle**2
+    shared = mean(covers * value) - middle * mean(value)
+    bent = []
+    for sign in (1, -1):  # which colour is the first is the same everywhere
+        scores = np.maximum(sign * shared, 0) ** 2 / np.maximum(spread, 0.01)
+        chosen = (scores @ windows).argmax(axis=0)
+        best = (scores.max(axis=0) * total).sum()
+        bent.append((best, covers[chosen, np.arange(covers.shape[1])]))
+    return max(bent, key=lambda one: one[0])[1]
 
 
 def _ends(pixels: np.ndarray, cover: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +132,8 @@ def _ends(pixels: np.ndarray, cover: np.ndarray) -> tuple[np.ndarray, np.ndarray
             np.median(pixels[cover >= high - margin], axis=0))  # fmt: skip
 
 
-def _pattern_covers(shape, pose: Pose, hangs: bool) -> tuple[list[str], np.ndarray]:
-    """Names and (P, H, W) shares of the second colour, for all patterns in several phases."""
+def _pattern_covers(shape, pose: Pose, hangs: bool) -> dict[str, np.ndarray]:
+    """Of every pattern the shares of the second colour, (P, H, W) in P phases."""
     hip = (pose.points[R_HIP] + pose.points[L_HIP]) / 2
     origin = hip if hangs else pose.points[NECK]
     down = np.array([0.0, 1.0]) if hangs else hip - origin
@@ -103,22 +143,21 @@ def _pattern_covers(shape, pose: Pose, hangs: bool) -> tuple[list[str], np.ndarr
 
 
 @lru_cache(maxsize=4)
-def _covers(shape, origin, down, unit) -> tuple[list[str], np.ndarray]:
+def _covers(shape, origin, down, unit) -> dict[str, np.ndarray]:
     height, width = shape
     x = (np.arange(width * 2, dtype=np.float32) + 0.5) / (height * 2)
     y = (np.arange(height * 2, dtype=np.float32) + 0.5) / (height * 2)
-    names, covers = [], []
+    found = {}
     for pattern, period in (("stripes", STRIPE_PERIOD), ("dots", DOT_PERIOD),
                             ("checks", CHECK_PERIOD)):  # fmt: skip
         blur = max(period * unit * height / 14, 0.3)
+        covers = []
         for i in range(_STEPS if pattern != "stripes" else 1):
             for j in range(_STEPS):
-                if pattern == "checks" and i >= _STEPS // 2:
-                    continue  # half a period on is the other colour first
                 phase = (i / _STEPS, j / _STEPS)
                 fine = second_colour_mask(pattern, x, y, origin, down, unit, phase)
                 fine = fine.view(np.uint8)
                 cover = fine[::2, ::2] + fine[1::2, ::2] + fine[::2, 1::2] + fine[1::2, 1::2]
-                names.append(pattern)
                 covers.append(ndimage.gaussian_filter(cover.astype(np.float32) / 4, blur))
-    return names, np.stack(covers)
+        found[pattern] = np.stack(covers)
+    return found

@@ -5,6 +5,7 @@ import torch
 from safetensors import safe_open
 
 from demo import modules, nano
+from demo.roles import PICTURES, REGIONS, ROLE_NAMES
 from demo.train import controlnet, export, packs
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
@@ -18,7 +19,6 @@ from demo.train.ip_adapter import (
 )
 from demo.train.loop import arguments
 from demo.train.narrow import NarrowVae, start, widen
-from demo.train.roles import PICTURES, REGIONS, ROLE_NAMES
 from demo.train.runs import Run, load_weights
 from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
 from demo.world import plan_sample

@@ -51,6 +51,29 @@ def test_attributes_are_read_right(verdicts):
     assert sum(right.values()) / sum(total.values()) >= 0.99
 
 
+def _bent(picture: np.ndarray, seed: int) -> np.ndarray:
+    """Every place moved by up to 2 px or so, smoothly, then blurred: drawn by an unsteady hand."""
+    random = np.random.default_rng(seed)
+    wave = ndimage.gaussian_filter(random.normal(size=(2, *picture.shape[:2])), (0, 9, 9))
+    moved = np.indices(picture.shape[:2]) + 1.2 * wave / wave.std()
+    channels = [ndimage.map_coordinates(c, moved, order=1) for c in picture.transpose(2, 0, 1)]
+    return _spoiled(np.stack(channels, axis=2), seed)
+
+
+def test_attributes_of_bent_pictures_are_read_right():
+    right, total = Counter(), Counter()
+    for seed in range(40):
+        sample = draw_sample(seed, 128, "test")
+        verdict = compare(_bent(sample.rendered.picture, seed), sample.scene, sample.pose)
+        pattern = f"read as {verdict.read['upper_pattern']}"
+        for name, ok in {**verdict.right, pattern: verdict.right.get("upper_cloth", True)}.items():
+            right[name] += ok
+            total[name] += 1
+    rates = {name: right[name] / total[name] for name in total}
+    assert min(rates.values()) >= 0.8, rates
+    assert rates["read as plain"] >= 0.9 and rates["upper_cloth"] >= 0.9, rates
+
+
 def test_the_person_is_found(verdicts):
     overlaps = np.array([verdict.person_iou for verdict in verdicts])
     assert overlaps.mean() > 0.92 and overlaps.min() > 0.75

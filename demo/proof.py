@@ -12,7 +12,8 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ from .cast import (
 from .dance import write_frames
 from .nano import NanoFiles, nano_files
 from .roles import PICTURES, SAYS
-from .world import Character, Draws, Plan, plan_sample, reference_picture, render
-from .world.readers import compare, iou, read_person
+from .world import Character, Draws, Plan, plan_sample, reference_picture
+from .world.readers import Verdict, compare
 
 FILM = Path(__file__).resolve().parent.parent / "workflows" / "api" / "miniature_film.json"
 STEPS, GUIDANCE = 20, 5.0
@@ -77,12 +78,10 @@ class Studio:
         shutil.copyfile(file, loras / file.name)
         return file.name
 
-    def render(self, shots: Sequence[Shot]) -> list[np.ndarray]:
-        """(SIZE_PX, SIZE_PX, 3) uint8, one for each shot."""
-        pictures: list[np.ndarray] = []
+    def render(self, shots: Sequence[Shot]) -> Iterator[np.ndarray]:
+        """(SIZE_PX, SIZE_PX, 3) uint8, one for each shot, as they come."""
         for first in range(0, len(shots), PER_PROMPT):
-            pictures += self._render(shots[first : first + PER_PROMPT])
-        return pictures
+            yield from self._render(shots[first : first + PER_PROMPT])
 
     def _render(self, shots: Sequence[Shot]) -> list[np.ndarray]:
         graph = Graph(self.server.client)
@@ -179,33 +178,47 @@ class Figures:
     pictures: list[np.ndarray]
 
 
-def judge(plans: Sequence[Plan], pictures: Sequence[np.ndarray]) -> Figures:
-    """Read every picture with the truth masks of its plan's pose.
+def judge(plans: Sequence[Plan], pictures: Iterable[np.ndarray]) -> Figures:
+    """Read every picture with the truth masks of its plan's pose, while the next ones are made.
 
     Beside the readers' own names: `garment_type` (all garments of the right kind), `garment_colour`
     (right colours, whatever the pattern) and `garment_pattern` of the upper garment, `background`
     (the kind of place), `character` (hair colour, hair style and mark).
     """
-    right, total, overlap = Counter(), Counter(), []
-    for plan, picture in zip(plans, pictures, strict=True):
-        scene, pose = plan.scene, plan.pose
-        verdict = compare(picture, scene, pose)
-        read, wanted = verdict.read, verdict.wanted
-        answers = dict(verdict.right)
-        answers["garment_type"] = answers["upper_kind"] and answers["lower_kind"]
-        if "upper_cloth" in answers:
-            colours = [{v[f"upper_colour{n}"] for n in ("", "2")} for v in (read, wanted)]
-            answers["garment_colour"] = colours[0] == colours[1]
-            answers["garment_pattern"] = read["upper_pattern"] == wanted["upper_pattern"]
-        answers["background"] = answers["place"]
-        answers["character"] = all(answers[n] for n in ("hair_colour", "hair_style", "mark"))
-        for name, ok in answers.items():
+    kept: list[np.ndarray] = []
+
+    def keep() -> Iterator[np.ndarray]:
+        for picture in pictures:
+            kept.append(picture)
+            yield picture
+
+    with ThreadPoolExecutor(1) as reader:
+        verdicts = list(reader.map(_verdict, plans, keep()))
+    right, total = Counter(), Counter()
+    for verdict in verdicts:
+        for name, ok in _answers(verdict).items():
             right[name] += bool(ok)
             total[name] += 1
-        outline = render(scene, pose, SIZE_PX).mask("person")
-        overlap.append(iou(read_person(picture, scene), outline))
     rates = {name: round(right[name] / total[name], 3) for name in sorted(total)}
-    return Figures(rates, round(float(np.mean(overlap)), 3), list(pictures))
+    overlap = float(np.mean([verdict.person_iou for verdict in verdicts]))
+    return Figures(rates, round(overlap, 3), kept)
+
+
+def _verdict(plan: Plan, picture: np.ndarray) -> Verdict:
+    return compare(picture, plan.scene, plan.pose)
+
+
+def _answers(verdict: Verdict) -> dict[str, bool]:
+    read, wanted = verdict.read, verdict.wanted
+    answers = dict(verdict.right)
+    answers["garment_type"] = answers["upper_kind"] and answers["lower_kind"]
+    if "upper_cloth" in answers:
+        colours = [{v[f"upper_colour{n}"] for n in ("", "2")} for v in (read, wanted)]
+        answers["garment_colour"] = colours[0] == colours[1]
+        answers["garment_pattern"] = read["upper_pattern"] == wanted["upper_pattern"]
+    answers["background"] = answers["place"]
+    answers["character"] = all(answers[n] for n in ("hair_colour", "hair_style", "mark"))
+    return answers
 
 
 def _seen(studio: Studio, shots: Sequence[Shot]) -> Figures:

@@ -25,7 +25,7 @@ from .diffusion import (
 from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 
-PLAN = Plan(steps=5_600, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
+PLAN = Plan(steps=4_900, learning_rate=1e-3, warmup=100, weight_decay=0.01, final=0.4, muon=True)
 POSED = 0.75  # share of samples with a skeleton
 SILENT = 0.5  # share of these whose caption says nothing about the pose
 HELD_BACK = 0.4  # share of these where the skeleton counts less away from the person

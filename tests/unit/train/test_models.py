@@ -10,6 +10,7 @@ from demo.train import controlnet, export, packs
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
 from demo.train.controlnet import build_narrow
+from demo.train.diffusion import HEAD_COUNTS, attention_to
 from demo.train.ip_adapter import (
     ReferenceAttention,
     References,
@@ -162,6 +163,17 @@ def test_regions_speak_for_their_roles():
 
 
 # -- narrow forms ---------------------------------------------------------------------------------
+
+
+def test_heads_count_more_and_a_picture_as_much_as_before():
+    head, outfit = torch.zeros(2, 16, 16), torch.zeros(2, 16, 16)
+    head[0, 2:5, 6:9], outfit[0, 5:12, 5:10] = 1, 1
+    counts = attention_to(head, outfit)
+    assert torch.allclose(counts.mean(dim=(1, 2)), torch.ones(2))
+    assert (counts[1] == 1).all()
+    ground, face, cloth = counts[0, 15, 15], counts[0, 3, 7], counts[0, 8, 8]
+    assert face > cloth > ground > 0
+    assert face / ground == pytest.approx(1 + HEAD_COUNTS)
 
 
 def test_a_narrow_autoencoder_is_a_taesd_with_zeros():

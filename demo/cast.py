@@ -78,16 +78,15 @@ def write_dataset(folder: Path, character: Character, count: int = EXAMPLES) -> 
     """Pictures of one character in other clothes, places and poses, with captions and masks.
 
     A caption says everything but who it is; that is the trigger's part. Masks are white where one
-    sees who it is. As many pictures of other people without the trigger lie in
-    folder/regularisation, so that only the trigger learns.
+    sees who it is. In folder/regularisation every picture has a twin without the trigger: somebody
+    else, the same words. So the trigger is all that tells who it is.
     """
     for i in range(count):
         plan = plan_sample(30_000 + i, split="train")
         ours = replace(plan, scene=replace(plan.scene, character=character))
         hidden = SAYS["character"]
         _write_example(folder / f"{i:02d}.png", ours, words(ours, hidden, TRIGGER))
-        other = plan_sample(31_000 + i, split="train")
-        _write_example(folder / "regularisation" / f"{i:02d}.png", other, words(other, hidden))
+        _write_example(folder / "regularisation" / f"{i:02d}.png", plan, words(plan, hidden))
 
 
 def _write_example(path: Path, plan: Plan, text: str) -> None:

@@ -39,7 +39,7 @@ from .world import Character, Draws, Plan, plan_sample, reference_picture
 from .world.readers import Verdict, compare
 
 FILM = Path(__file__).resolve().parent.parent / "workflows" / "api" / "miniature_film.json"
-STEPS, GUIDANCE = 20, 5.0
+STEPS, GUIDANCE = 20, 4.0
 PER_PROMPT = 20  # pictures asked for at once
 
 

@@ -92,15 +92,18 @@ class Encoded:
 
     def text(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
         """(context (77 k, C), pooled (P,)) of one text, on the CPU where no text learns."""
-        if self.live is not None and self.live.reads(text):
-            pair = self.live.encode(text)
-        else:
-            tensors = self._tensors(self._texts[text])
-            pair = tensors["context"], tensors["pooled"]
         if self.live is None:
-            return pair
+            return self._cached(text)
+        pair = self.live.encode(text) if self.live.reads(text) else self._cached(text)
+        return self._on_device(pair)  # both sorts can be in one batch
+
+    def _cached(self, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+        tensors = self._tensors(self._texts[text])
+        return tensors["context"], tensors["pooled"]
+
+    def _on_device(self, pair: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         context, pooled = (t.to(self._plan.device, self._plan.dtype) for t in pair)
-        return context, pooled  # both sorts can be in one batch
+        return context, pooled
 
     def captions(
         self, indices: Sequence[int], position: int | None = None, first_slot: int = 0
@@ -125,8 +128,10 @@ class Encoded:
         device = self._plan.device
         chosen = [self._version(i, position, s) for s, i in enumerate(indices, first_slot)]
         latents = [self._tensors(version.latents)["latents"] for version in chosen]
-        texts = [self.text(t) for t in self.captions(indices, position, first_slot)]
+        captions = self.captions(indices, position, first_slot)
+        texts = [self.text(t) for t in captions]
         places = [version.placement for version in chosen]
+        held = self._held(places)
         return Batch(
             latents=torch.stack(latents).to(device, torch.float32),
             context=stack_contexts([t[0] for t in texts]).to(device),
@@ -135,8 +140,28 @@ class Encoded:
             time_ids=torch.tensor([p.time_ids for p in places], dtype=torch.float32).to(device),
             mask=self._masks(chosen, position, first_slot),
             weights=self._weights(places),
-            held=self._held(places),
+            held=held,
+            **self._base_text(places, captions, texts, held),
         )
+
+    def _base_text(
+        self,
+        places: Sequence[Placement],
+        captions: Sequence[str],
+        texts: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        held: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """What captions mean to the model without adapter, where pictures are held to it."""
+        if held is None or self.live is None:
+            return {}
+        pairs = [
+            self._on_device(self._cached(text)) if place.item.prior else [t.detach() for t in pair]
+            for place, text, pair in zip(places, captions, texts, strict=True)
+        ]
+        return {
+            "base_context": stack_contexts([context for context, _ in pairs]),
+            "base_pooled": torch.stack([pooled for _, pooled in pairs]),
+        }
 
     def _version(self, index: int, position: int | None, slot: int) -> Version:
         versions = self._versions[index]
@@ -194,8 +219,12 @@ def encode(plan: Plan, further_texts: Sequence[str], progress: Progress) -> Enco
     _cache_latents(plan, versions, progress)
     warnings = _cache_masks(plan, versions)
     live = [t for t in texts if plan.words and plan.words.named_in(t)]
-    # prompts are also shown without what is learnt: there the word is what it always was
-    cached = [t for t in texts if t not in live or t in further_texts]
+    # prompts, and pictures held to the model, are also shown without what is learnt: there the word
+    # is what it always was
+    bare = {*further_texts}
+    if plan.job.prior.target == "model":
+        bare |= {*captions.all(p.item for p in plan.encoded if p.item.prior)}
+    cached = [t for t in texts if t not in live or t in bare]
     text_files, lengths = _cache_texts(plan, cached, progress)
     lengths |= _live_lengths(plan, live)
     warnings += _too_long(plan, captions, lengths)

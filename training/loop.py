@@ -162,7 +162,7 @@ class Loop:
             self._adapter.enable(False)
             try:
                 with torch.no_grad():
-                    base = self._objective.predict(unet, batch, draw, dtype)[0]
+                    base = self._objective.predict(unet, batch.with_base_text(), draw, dtype)[0]
             finally:
                 self._adapter.enable(True)
             batch = replace(batch, target=base)

@@ -3,7 +3,7 @@
 `diffusion` is the noise schedule, `noise` and `timesteps` draw, `weighting` and `losses` judge.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +31,8 @@ class Batch:
         weights: (B,) how much each picture counts; None: all the same.
         held: (B,) bool, pictures that are held to `target`; None: no picture is.
         target: (B, 4, h, w) float32, what the model without adapter predicts.
+        base_context, base_pooled: as `context` and `pooled`, from text encoders without adapter;
+            None: the same.
     """
 
     latents: torch.Tensor
@@ -41,6 +43,8 @@ class Batch:
     weights: torch.Tensor | None = None
     held: torch.Tensor | None = None
     target: torch.Tensor | None = None
+    base_context: torch.Tensor | None = None
+    base_pooled: torch.Tensor | None = None
 
     def average(self, values: torch.Tensor) -> torch.Tensor:
         """(B, 4, h, w) to one number per picture (B,): mean over places and channels, weighted."""
@@ -48,6 +52,12 @@ class Batch:
             values = values * self.mask
         values = values.mean(dim=(1, 2, 3))
         return values if self.weights is None else values * self.weights
+
+    def with_base_text(self) -> "Batch":
+        """What the model without adapter is shown."""
+        if self.base_context is None:
+            return self
+        return replace(self, context=self.base_context, pooled=self.base_pooled)
 
 
 class Objective:

@@ -160,6 +160,51 @@ def test_regularisation_can_hold_the_model_where_it_was(make_loop, tmp_path, pic
     assert first_gradient("model") < 1e-4 * first_gradient("picture")
 
 
+@pytest.mark.parametrize(
+    "learnt",
+    [{"text_encoders": {"learning_rate_1": 0.05, "learning_rate_2": 0.05}},
+     {"embedding": {"vectors": 2, "learning_rate": 0.5}}],
+    ids=["text encoders", "a word of the caption"],
+)  # fmt: skip
+def test_what_pictures_are_held_to_knows_nothing_of_texts_that_learn(
+    make_loop, tmp_path, pictures, learnt
+):
+    for name in ("characters/a", "reg/b"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.png").write_bytes((pictures / "p0.png").read_bytes())
+        (tmp_path / f"{name}.txt").write_text("a zonkish picture", "utf-8")
+    if "embedding" in learnt:
+        learnt = {"embedding": {**learnt["embedding"], "words": "zonkish"}}
+    changes = {
+        "dataset": {"folder": str(tmp_path), "trigger": ""},
+        "batch": {"size": 2},
+        "prior": {"target": "model"},
+    }
+    plan, adapter, data, loop = make_loop(merge(changes, learnt))
+
+    def base():
+        """What the loop holds the second picture to, and how far its text has moved."""
+        seen = []
+        batch = data.batch([0, 1], 0)
+        draw = loop._objective.draw(batch.latents, torch.Generator().manual_seed(1))
+        losses = loop._objective.losses
+        loop._objective.losses = lambda unet, batch, *rest: seen.append(batch.target) or losses(
+            unet, batch, *rest
+        )
+        with torch.no_grad():
+            loop._losses(batch, draw)
+        loop._objective.losses = losses
+        return seen[0][1], (batch.context[1] - batch.base_context[1]).abs().max()
+
+    before, moved = base()
+    assert moved < 1e-5 or "embedding" in learnt
+    for number in range(3):
+        loop.step(number)
+    after, moved = base()
+    assert moved > 1e-3
+    assert torch.allclose(after, before, atol=1e-6)
+
+
 def test_regularisation_keeps_the_model_from_drifting(make_loop, tmp_path, pictures):
     """How far the predictions for another picture move while one picture is learnt."""
     for place, number in (("characters/a.png", 0), ("reg/b.png", 1), ("reg/c.png", 4)):

@@ -147,7 +147,7 @@ KEPT = {
 def collect(
     server: ComfyServer, output: Path, prompt: dict[str, Any], outputs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fetch the film, the LoRA and the sheets into `output`; their names."""
+    """Fetch the film, the LoRA with its word and the sheets into `output`; their names."""
     found: dict[str, Any] = {"sheets": []}
     for node_id, shown in outputs.items():
         kind = prompt[node_id]["class_type"]
@@ -156,13 +156,14 @@ def collect(
                 continue
             if kind == "TroupeTrainLora" and item["type"] != "output":
                 continue
+            words = item["subfolder"].split("/")[0] == "embeddings"
             title = prompt[node_id]["_meta"]["title"].lower().replace(" ", "_")
             name = KEPT[kind].replace("%", item["filename"])
             scenes = sum(sheet.startswith("scene_sheet") for sheet in found["sheets"])
-            name = name.format(n=scenes, title=title)
+            name = f"embedding_{name}" if words else name.format(n=scenes, title=title)
             (output / name).write_bytes(server.client.view(**item))
             if kind == "TroupeTrainLora":
-                found["lora"] = name
+                found["embedding" if words else "lora"] = name
             elif kind != "TroupeSaveVideo":
                 found["sheets"].append(name)
     return found

@@ -31,19 +31,24 @@ from .world import (
 
 SIZE_PX = 128  # what the miniature was trained at
 TRIGGER = "zorvex"  # a word that no caption of the training had
+CALLED = f"embedding:{TRIGGER}"  # in prompts, once its meaning is learnt
 EXAMPLES = 12  # pictures of the character, to train on
 MASK_MARGIN_PX = 4  # around the head
 FRAMES, FPS = 12, 8.0  # of each dance
 SHOT_S = FRAMES / FPS
 FOLDER = "troupe_miniature"
 
-# How the miniature learns a character in two minutes. Heads are painted by convolutions, at the
-# finest level, and a word that means nothing has to be made to mean something: so both learn.
-STEPS, RANK = 600, 16
-TRAINING = """batch: {size: 4}
-adapter: {targets: all}
-optimizer: {learning_rate: 0.0007}
-text_encoders: {learning_rate_1: 0.002, learning_rate_2: 0.002}
+# How the miniature learns a character in two minutes: the trigger becomes four vectors (pivotal
+# tuning), so that all other words mean what they did, and the LoRA paints them, in the convolutions
+# as well, since these paint heads. Without the trigger the model is held to what it was.
+STEPS, RANK = 500, 16
+TRAINING = f"""batch: {{size: 4}}
+adapter: {{targets: all}}
+optimizer: {{learning_rate: 0.0007}}
+embedding: {{words: {TRIGGER}, name: {TRIGGER}, vectors: 4, init: person,
+  learning_rate: 0.03, until: 0.7, keep_norm: 0}}
+prior: {{target: model, weight: 2}}
+objective: {{timestep_min: 100}}
 """
 
 
@@ -52,7 +57,7 @@ def words(plan: Plan, leave_out: Collection[str] = (), name: str = "") -> str:
     return caption(plan.scene, plan.pose.action, name, leave_out)
 
 
-def held_out_character(seed: int = 306) -> Character:
+def held_out_character(seed: int = 63) -> Character:
     """A character whose hair colour and style training has never seen together."""
     for number in range(seed, seed + 1000):
         character = plan_sample(number, split="test").scene.character
@@ -108,9 +113,14 @@ def film_scene() -> Scene:
     return Scene(held_out_character(), Attire(stripes, trousers, "yellow"), place)
 
 
+def sample_prompt() -> str:
+    """What training shows of what is learnt so far."""
+    return film_prompt().replace(CALLED, TRIGGER)
+
+
 def film_prompt() -> str:
     """What is said of every shot: only who it is and what they do."""
-    return f"{TRIGGER}, a person, dancing"
+    return f"{CALLED}, a person, dancing"
 
 
 def dance_plans(name: str, frames: int = FRAMES) -> list[Plan]:

@@ -24,8 +24,8 @@ from tools.client import Client
 from tools.server import ComfyServer
 
 from .cast import (
+    CALLED,
     SIZE_PX,
-    TRIGGER,
     held_out_character,
     pose_frame,
     save,
@@ -264,7 +264,7 @@ def train_lora(studio: Studio, character: Character) -> Path:
         if node["class_type"] == "TroupeLoadDataset":
             node["inputs"]["folder"] = folder.name
     prompt[train]["inputs"]["filename_prefix"] = "proof/character"
-    (file,) = studio.server.client.run(prompt, timeout=1200)[train]["files"]
+    file, *_ = studio.server.client.run(prompt, timeout=1200)[train]["files"]
     return studio.server.output_dir / "loras" / "proof" / file["filename"]
 
 
@@ -286,7 +286,7 @@ def measure_lora(studio: Studio, character: Character, lora: str, count: int) ->
     for i, plan in enumerate(held_out_plans(count, first=40_000)):
         ours = replace(plan, scene=replace(plan.scene, character=character))
         hidden = SAYS["character"]
-        shots["with"].append(Shot(ours, words(ours, hidden, TRIGGER), i, lora=lora))
+        shots["with"].append(Shot(ours, words(ours, hidden, CALLED), i, lora=lora))
         shots["without"].append(Shot(ours, words(ours, hidden), i, lora=lora))
         shots["others"].append(Shot(plan, words(plan), i, lora=lora))
     return {name: _seen(studio, some) for name, some in shots.items()}

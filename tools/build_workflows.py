@@ -217,7 +217,7 @@ def miniature_film() -> Sketch:
         title="How to train",
     )  # fmt: skip
     train(
-        sketch, (370, 560), MINIATURE[CHECKPOINT], cast.TRIGGER, cast.film_prompt(),
+        sketch, (370, 560), MINIATURE[CHECKPOINT], cast.TRIGGER, cast.sample_prompt(),
         cast.STEPS, cast.RANK, options=True,
     )  # fmt: skip
     sketch.node("loss", "PreviewImage", (370, 1180), size=(400, 300), title="Loss",
@@ -229,7 +229,7 @@ def miniature_film() -> Sketch:
         x, y = 1890 + 1640 * ((number - 1) % 2), 1000 * ((number - 1) // 2)
         compose(
             sketch, f"dance{number}", f"{cast.FOLDER}_dance_{number}.json", (x, y), "loras",
-            f"Dance {number}", roles, 5.0, prompt=cast.film_prompt(), negative="",
+            f"Dance {number}", roles, 4.0, prompt=cast.film_prompt(), negative="",
             background_prompt="", shared_noise=True,
         )  # fmt: skip
         sketch.node(

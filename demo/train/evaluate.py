@@ -53,7 +53,7 @@ class Sampler:
     @torch.inference_mode()
     def __call__(
         self, prompts: list[str], size: tuple[int, int], seed: int, controls=None, told=None,
-        steps: int = 20, guidance: float = 5.0,
+        steps: int = 20, guidance: float = 4.0,
     ) -> np.ndarray:  # fmt: skip
         """(B, H, W, 3) uint8 pictures of `prompts`.
 
@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--references", default="", help=",".join(ROLE_NAMES))
     parser.add_argument("--free", action="store_true", help="without ControlNet")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

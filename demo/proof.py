@@ -301,7 +301,7 @@ def contact_sheet(path: Path, figures: Sequence[Figures], columns: int = 12) -> 
 def measure(
     studio: Studio, output: Path, count: int, character: Character, lora: str
 ) -> dict[str, Any]:
-    """All figures, by name; contact sheets go into `output`.
+    """All figures, by name; they and contact sheets go into `output` as soon as they are known.
 
     Args:
         count: pictures for each figure.
@@ -309,19 +309,24 @@ def measure(
     """
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"pictures": count}
+
+    def keep(name: str, seen: Sequence[Figures]) -> None:
+        contact_sheet(output / f"{name}.png", seen)
+        (output / "proof.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(f"  {name}: {found[name]}", flush=True)
+
     began = time.monotonic()
     posed, free = measure_text(studio, count)
     found["picture_s"] = round((time.monotonic() - began) / (2 * count), 2)
     found["text"], found["pose"] = posed.rates, {"iou": posed.person_iou, "free": free.person_iou}
-    contact_sheet(output / "text.png", (posed, free))
+    keep("text", (posed, free))
+    results = measure_lora(studio, character, lora, count)
+    found["lora"] = {name: figures.rates for name, figures in results.items()}
+    keep("lora", list(results.values()))
     for role in SAYS:
         given, without = measure_reference(studio, role, count)
         found[role] = {"with": given.rates, "without": without.rates}
-        contact_sheet(output / f"{role}.png", (given, without))
-    results = measure_lora(studio, character, lora, count)
-    found["lora"] = {name: figures.rates for name, figures in results.items()}
-    contact_sheet(output / "lora.png", list(results.values()))
-    (output / "proof.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        keep(role, (given, without))
     return found
 
 

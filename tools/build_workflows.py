@@ -192,8 +192,10 @@ def full_pipeline() -> Sketch:
 
 
 MINIATURE_NOTE = """## A film on a laptop, with nothing to download
-Twelve pictures of a character the model has never seen become a LoRA; then the character dances, in
-the outfit of one picture and the place of another, in four shots.
+Twelve pictures of a character the model has never seen become a word (`embedding:zorvex`) and a
+LoRA; then the character dances, in the outfit of one picture and the place of another, in four
+shots. How to train holds the settings: the trigger learns vectors, the twins in `regularisation`
+are held to what the model was, masks show where one sees who it is.
 
 The models are miniatures of SDXL's family, trained on a drawn world of 128 pixels. They come with
 the pack's repository: `python -m demo.trained ComfyUI/models` writes them, the node folder
@@ -205,7 +207,7 @@ DANCES = 4
 
 def miniature_film() -> Sketch:
     sketch = Sketch()
-    note(sketch, MINIATURE_NOTE, (-20, -400), (1000, 310))
+    note(sketch, MINIATURE_NOTE, (-20, -450), (1000, 360))
     checkpoint(sketch, (0, 0), MINIATURE[CHECKPOINT])
     guides(sketch, 0, 160, tuple(MINIATURE[n] for n in (CONTROLNET, IPADAPTER, CLIP_VISION)))
     sketch.node(

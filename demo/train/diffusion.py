@@ -120,7 +120,7 @@ def weighted_loss(noise_schedule, predicted, noise, steps, attention):
 def attention_to(head: torch.Tensor, outfit: torch.Tensor) -> torch.Tensor:
     """(B, h, w), 1 on average over a picture, from masks of the heads and the clothes.
 
-    A face is a fortieth of a picture, and glasses are a part of that. The best prediction of a
+    A head is a fourteenth of a picture, and glasses are a part of that. The best prediction of a
     place does not depend on how much it counts, so the weight only says where to learn first.
     """
     counts = 1 + HEAD_COUNTS * head + OUTFIT_COUNTS * outfit

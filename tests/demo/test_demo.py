@@ -62,7 +62,7 @@ def test_people_take_the_pose(report):
 def test_references_carry_over_what_they_show(report, role, name):
     found = report["proof"][role]
     assert found["with"][name] >= 0.65, found
-    assert found["without"][name] <= found["with"][name] - 0.25, found
+    assert found["without"][name] <= min(0.42, found["with"][name] - 0.25), found
 
 
 def test_an_outfit_leaves_the_hair_to_the_prompt(report):

@@ -88,7 +88,8 @@ def fit_cloth(picture, mask, pose: Pose, hangs: bool) -> ClothFit | None:
 def _windows(mask: np.ndarray, period: float) -> np.ndarray:
     """(K, N) weights of soft windows, about two periods wide, over the N pixels of the mask."""
     y, x = np.nonzero(mask)
-    centres = [np.arange(v.min() + period / 2, v.max() + period / 2, period) for v in (y, x)]
+    ends = [(v.min(), max(v.max(), v.min() + 1)) for v in (y, x)]  # a line of pixels has a window
+    centres = [np.arange(low + period / 2, high + period / 2, period) for low, high in ends]
     at_y, at_x = (grid.reshape(-1, 1) for grid in np.meshgrid(*centres, indexing="ij"))
     square = ((y - at_y) ** 2 + (x - at_x) ** 2) / (_WINDOW * period) ** 2
     weights = np.exp(-0.5 * square).astype(np.float32)

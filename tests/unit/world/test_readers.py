@@ -109,6 +109,13 @@ def test_a_changed_garment_reads_differently():
         assert same_cloth(read_cloth(picture, mask, sample.pose, truth.kind), cloth)
 
 
+def test_a_strip_of_cloth_one_pixel_high_is_read():
+    sample = draw_sample(2, 128, "test")
+    mask = np.zeros((128, 128), bool)
+    mask[60, 30:90] = True
+    assert read_cloth(sample.rendered.picture, mask, sample.pose, "shirt") is not None
+
+
 def test_readers_work_at_other_sizes():
     for seed in range(6):
         sample = draw_sample(seed, 256, "test")

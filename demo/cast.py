@@ -45,7 +45,7 @@ STEPS, RANK = 500, 16
 TRAINING = f"""batch: {{size: 4}}
 adapter: {{targets: all}}
 optimizer: {{learning_rate: 0.0007}}
-embedding: {{words: {TRIGGER}, name: {TRIGGER}, vectors: 4, init: person,
+embedding: {{words: {TRIGGER}, name: {TRIGGER}, bundle: true, vectors: 4, init: person,
   learning_rate: 0.03, until: 0.7, keep_norm: 0}}
 prior: {{target: model, weight: 2}}
 objective: {{timestep_min: 100}}

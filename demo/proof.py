@@ -103,10 +103,7 @@ class Studio:
         self._made += 1
         model, clip = [checkpoint, 0], [checkpoint, 1]
         if shot.lora:
-            lora = graph.add(
-                "LoraLoader", lora_name=shot.lora, strength_model=1.0, strength_clip=1.0,
-                model=model, clip=clip,
-            )  # fmt: skip
+            lora = graph.add("TroupeApplyLoras", model=model, clip=clip, files=f"{shot.lora}: 1.0")
             model, clip = [lora, 0], [lora, 1]
         sockets: dict[str, Any] = {}
         if shot.control:

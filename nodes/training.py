@@ -182,7 +182,7 @@ class TroupeApplyLoras(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The text encoders; needed for LoRAs that trained them.",
+                    tooltip="The text encoders; needed for LoRAs that trained them or hold a word.",
                 ),
                 io.Autogrow.Input(
                     "loras",

@@ -92,13 +92,18 @@ def _about(word: str, metadata: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in about.items() if v is not None}
 
 
+def bundled_name(plan: "Plan", suffix: str) -> str:
+    """The name of a word inside the LoRA file; empty where it is not there."""
+    return embedding_name(plan) + suffix if plan.job.embedding.bundle else ""
+
+
 def bundled(weights: Mapping[str, torch.Tensor], plan: "Plan") -> dict[str, torch.Tensor]:
     """The vectors under the names they have inside a LoRA file, if the job wants them there."""
     if not (plan.words and plan.job.embedding.bundle):
         return {}
     each = zip(suffixes(plan.words), _of_each(weights, plan.words), strict=True)
     return {
-        f"{BUNDLE}{embedding_name(plan)}{suffix}.{key}": tensor
+        f"{BUNDLE}{bundled_name(plan, suffix)}.{key}": tensor
         for suffix, tensors in each
         for key, tensor in tensors.items()
     }

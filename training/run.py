@@ -18,7 +18,7 @@ from .board import Board
 from .cache import Encoded, encode
 from .compiled import check_compiler
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
-from .embedding_file import bundled, write_embeddings
+from .embedding_file import bundled, bundled_name, write_embeddings
 from .errors import TrainingError
 from .events import Events
 from .export import lora_tensors, write_lora
@@ -318,7 +318,12 @@ class _Run:
         if words:
             stem = job.embedding.name or f"{Path(job.saving.output).stem}_embedding"
             extra["embeddings"] = [
-                {"word": word, "suffix": suffix, "file": self._deliver(file, f"{stem}{suffix}")}
+                {
+                    "word": word,
+                    "suffix": suffix,
+                    "file": self._deliver(file, f"{stem}{suffix}"),
+                    "inside": bundled_name(plan, suffix),
+                }
                 for word, suffix, file in words
             ]
         if job.saving.diffusers:

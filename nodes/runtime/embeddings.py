@@ -37,6 +37,8 @@ def keep_embeddings(
         kept = _keep(Path(made["file"]), root, base + made["suffix"])
         said = kept.with_suffix("").as_posix()
         lines.append(f"write embedding:{said} in prompts, in place of {made['word']!r}")
+        if made.get("inside"):
+            lines.append(f"with a clip from Apply LoRAs embedding:{made['inside']} is this one")
         subfolder = (Path(FOLDER) / kept).parent.as_posix()
         files.append({"filename": kept.name, "subfolder": subfolder, "type": "output"})
     return lines, files

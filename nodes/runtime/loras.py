@@ -16,11 +16,11 @@ import folder_paths
 
 from ...training import with_comfy_names
 from .paths import PathError, find_below
+from .words import split_words, with_words
 
 log = logging.getLogger(__name__)
 
 WEIGHT_LIMIT = 100.0  # as core's Load LoRA
-BUNDLE = "bundle_emb."  # embeddings inside a LoRA file, which core's loader does not know
 
 
 class LoraError(ValueError):
@@ -157,6 +157,8 @@ def _weights(text: str, what: str) -> tuple[float, float]:
 def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, Any, str]:
     """(model, clip, report): clones with every LoRA in order; the originals stay as they are.
 
+    Words inside LoRA files become known to the clip (see `words`); of two with one name the last.
+
     Raises:
         LoraError: a LoRA cannot be read, or not one of its keys fits the model.
     """
@@ -166,8 +168,7 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
     lines = []
     for use in uses:
         tensors, metadata = use.load()
-        bundled = [k for k in tensors if k.startswith(BUNDLE)]
-        tensors = {k: t for k, t in tensors.items() if k not in bundled}
+        tensors, words = split_words(tensors)
         tensors = with_comfy_names(tensors, metadata, names)
         unloaded = sorted(k for k in tensors if not _fits(k, names))
         if len(unloaded) == len(tensors):
@@ -175,11 +176,15 @@ def apply_loras(model: Any, clip: Any, uses: Iterable[LoraUse]) -> tuple[Any, An
                 f"LoRA {use.label!r} fits no layer of this model (its first key is "
                 f"{next(iter(sorted(tensors)), 'missing')!r}): it belongs to another kind of model."
             )
-        if use.model_weight != 0 or use.clip_weight != 0:
-            model, clip = _apply(model, clip, use, tensors, metadata)
         lines.append(_line(use, len(tensors), unloaded, clip is None))
-        if bundled:
-            lines.append(f"{use.label}: the embedding inside is read from a file of its own only.")
+        if use.model_weight == 0 and use.clip_weight == 0:
+            continue
+        model, clip = _apply(model, clip, use, tensors, metadata)
+        if words:
+            clip = with_words(clip, words) if clip is not None else None
+            said = ", ".join(f"embedding:{name}" for name in words)
+            hint = "in prompts of this clip" if clip is not None else "in prompts: connect clip"
+            lines.append(f"{use.label}: {said} {hint}")
     return model, clip, "\n".join(lines) or "No LoRA."
 
 

@@ -144,10 +144,8 @@ def test_together_with_trained_encoders(nano_in_comfy, trained, tmp_path):
         clip.patcher.unpatch_model()
 
 
-def test_the_bundled_form(nano_in_comfy, trained, tmp_path, caplog, pack):
-    """As an embedding ComfyUI reads it too; its LoRA loader complains, ours says what it is."""
-    import importlib
-
+def test_the_bundled_form(nano_in_comfy, trained, caplog, pack):
+    """As an embedding ComfyUI reads it too; its LoRA loader complains, so it is not the default."""
     import comfy.sd
 
     plan, adapter, live = trained(2)
@@ -158,9 +156,53 @@ def test_the_bundled_form(nano_in_comfy, trained, tmp_path, caplog, pack):
 
     tensors = lora_tensors(adapter.state(), plan.job, plan.checkpoint) | vectors
     comfy.sd.load_lora_for_models(nano_in_comfy.model, None, tensors, 1.0, 1.0)
-    assert "lora key not loaded: bundle_emb.zoe.clip_l" in caplog.text  # so it is not the default
-    caplog.clear()
+    assert "lora key not loaded: bundle_emb.zoe.clip_l" in caplog.text
+
+
+def test_a_word_in_a_lora_is_known_to_its_clip(nano_in_comfy, trained, caplog, pack):
+    """Before a file of the same name, to this clip alone; off with the LoRA; two LoRAs, two words."""
+    import importlib
+
     loras = importlib.import_module(f"{pack.__name__}.nodes.runtime.loras")
-    use = loras.LoraUse("zoe", 1.0, 1.0, tensors=tensors)
-    report = loras.apply_loras(nano_in_comfy.model, nano_in_comfy.clip, [use])[2]
-    assert "not loaded" not in caplog.text.lower() and "the embedding inside" in report
+    plan, adapter, live = trained(2)
+    layers = lora_tensors(adapter.state(), plan.job, plan.checkpoint)
+    vectors = bundled(adapter.state(), plan)
+    wrong = {key.split(".")[-1]: torch.ones_like(tensor) for key, tensor in vectors.items()}
+    save_file(wrong, nano_in_comfy.folder / "zoe.safetensors")
+
+    def applied(*files, weight=1.0):
+        uses = [loras.LoraUse(f"f{i}", weight, weight, tensors=t) for i, t in enumerate(files)]
+        _, clip, report = loras.apply_loras(nano_in_comfy.model, nano_in_comfy.clip, uses)
+        return SimpleNamespace(**{**vars(nano_in_comfy), "clip": clip}), report
+
+    prompts = {"a photo of ohwx": "a photo of embedding:zoe"}
+    clip, report = applied(layers | vectors)
+    same(clip, live, prompts)
+    assert "f0: embedding:zoe in prompts of this clip" in report
+    ann = {key.replace("zoe", "ann"): tensor for key, tensor in vectors.items()}
+    both, _ = applied(layers | vectors, layers | ann)
+    same(both, live, prompts | {"ohwx on a bench": "embedding:ann on a bench"})
+    assert "not loaded" not in caplog.text.lower() and "does not exist" not in caplog.text
+
+    for other in (nano_in_comfy, applied(layers | vectors, weight=0.0)[0]):
+        with pytest.raises(AssertionError, match="not close"):
+            same(other, live, prompts)
+    model, none, report = loras.apply_loras(
+        nano_in_comfy.model, None, [loras.LoraUse("f", 1.0, 1.0, tensors=layers | vectors)]
+    )
+    assert none is None and "connect clip" in report
+
+
+@pytest.mark.parametrize("name", ["../zoe", "a/b", "..", "zoe maria", "C:zoe"])
+def test_a_word_that_is_no_name_makes_no_file(nano_in_comfy, trained, pack, name):
+    import importlib
+
+    loras = importlib.import_module(f"{pack.__name__}.nodes.runtime.loras")
+    plan, adapter, _ = trained(1)
+    tensors = lora_tensors(adapter.state(), plan.job, plan.checkpoint)
+    tensors[f"bundle_emb.{name}.clip_l"] = torch.ones(1, 64)
+    _, clip, report = loras.apply_loras(
+        nano_in_comfy.model, nano_in_comfy.clip, [loras.LoraUse("f", 1.0, 1.0, tensors=tensors)]
+    )
+    assert f"NOT loaded: bundle_emb.{name}.clip_l" in report
+    assert clip.tokenizer is nano_in_comfy.clip.tokenizer

@@ -74,6 +74,31 @@ def test_a_word_is_trained_and_used(server):
     assert "write embedding:words/ann_00002 in prompts" in shown["text"][0]
 
 
+def test_a_word_in_the_lora_is_the_one_trained_last(server):
+    """Trained anew under the same name, the file has a number; prompts behind Apply LoRAs follow."""
+    bundle = "embedding: {learning_rate: %s, until: 1.0, bundle: true}\nsamples: {steps: 2}\n"
+    for rate in ("0.05", "0.04"):
+        graph = training("words/eve", bundle % rate, embedding_vectors=2)
+        text = server.client.run(graph, timeout=300)["train"]["text"][0]
+    assert "write embedding:words/eve_00002 in prompts" in text
+    assert "with a clip from Apply LoRAs embedding:eve is this one" in text
+
+    graph |= {
+        "base": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "apply": node(
+            "TroupeApplyLoras", model=["base", 0], clip=["base", 1], **{"loras.lora0": ["train", 0]}
+        ),
+    }
+
+    def seen(word: str) -> np.ndarray:
+        shown = picture_graph(graph, ["apply", 0], ["apply", 1], TEXT.format(word))
+        return pixels(server, server.client.run(shown, timeout=300)["save"])
+
+    newest = seen("embedding:eve")
+    np.testing.assert_array_equal(newest, seen("embedding:words/eve_00002"))
+    assert np.abs(newest - seen("embedding:words/eve")).max() > 0
+
+
 @pytest.mark.parametrize(
     ("yaml", "options", "message"),
     [

@@ -1,0 +1,75 @@
+"""Words inside LoRA files: prompts of the CLIP that has the LoRA find them as `embedding:NAME`.
+
+Core's loader passes over the vectors that trainers bundle with a LoRA (`bundle_emb.NAME.PART`) and
+looks for words in folders only, so a word and its LoRA part as soon as one file is renamed or
+trained anew. Here a CLIP with such a LoRA looks into a folder of that LoRA's words before all
+others; core's own code reads the files, in every spelling it knows.
+"""
+
+import copy
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from safetensors.torch import save
+
+BUNDLE = "bundle_emb."
+PARTS = (".clip_l", ".clip_g", ".string_to_param.*")  # those that core reads
+WRITABLE = re.compile(r"[\w@+-][\w.@+-]*")  # a name that ends where a prompt's word ends
+FOLDER = "troupe_words"
+
+
+def split_words(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The tensors of a LoRA file without its words, and name -> key -> vectors of these."""
+    rest, words = {}, {}
+    for key, tensor in tensors.items():
+        part = next((p for p in PARTS if key.endswith(p)), "")
+        name = key.removeprefix(BUNDLE).removesuffix(part)
+        if key.startswith(BUNDLE) and part and WRITABLE.fullmatch(name):
+            words.setdefault(name, {})[key] = tensor
+        else:
+            rest[key] = tensor
+    return rest, words
+
+
+def with_words(clip: Any, words: Mapping[str, Mapping[str, torch.Tensor]]) -> Any:
+    """A clone of a CLIP whose prompts know these words, in place of files of the same names.
+
+    Raises:
+        OSError: ComfyUI's temporary folder is not writable.
+    """
+    clip = clip.clone()
+    folder = _write(words)
+    clip.tokenizer = copy.copy(clip.tokenizer)
+    for name, one in vars(clip.tokenizer).items():  # one for each text encoder
+        if hasattr(one, "embedding_directory"):
+            known = one.embedding_directory or []
+            one = copy.copy(one)
+            one.embedding_directory = [str(folder), *([known] if isinstance(known, str) else known)]
+            setattr(clip.tokenizer, name, one)
+    return clip
+
+
+def _write(words: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
+    """A folder with a file for each word; the same words have the same folder."""
+    files = {
+        f"{name}.safetensors": save({k: v.detach().cpu().contiguous() for k, v in parts.items()})
+        for name, parts in words.items()
+    }
+    digest = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        digest.update(f"{name} {len(data)} ".encode() + data)
+    folder = Path(folder_paths.get_temp_directory()) / FOLDER / digest.hexdigest()[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        if not (folder / name).is_file():
+            part = folder / f"{uuid.uuid4().hex}.part"
+            part.write_bytes(data)
+            os.replace(part, folder / name)
+    return folder

@@ -84,11 +84,10 @@ def run(output: Path, frames: int, pictures: int) -> dict[str, Any]:
             outputs, watch = follow(server, prompt)
         results = collect(server, output, prompt, outputs)
         film_done = time.monotonic()
-        if pictures:
-            results["proof"] = measure(server, output, results["lora"], pictures)
         log = server.log_text()
     stages |= watch.seconds
     if pictures:
+        results["proof"] = measure(base, output, results["lora"], pictures)
         stages["proof"] = time.monotonic() - film_done
     report = {
         "workflow": str(WORKFLOW.relative_to(ROOT)),
@@ -108,12 +107,12 @@ def run(output: Path, frames: int, pictures: int) -> dict[str, Any]:
     return report
 
 
-def measure(server: ComfyServer, output: Path, lora: str, pictures: int) -> dict[str, Any]:
+def measure(base: Path, output: Path, lora: str, pictures: int) -> dict[str, Any]:
     """What comes true of prompts, poses, references and the new LoRA (see demo.proof)."""
     print("- measuring", flush=True)
-    studio = proof.Studio(server)
-    name = studio.add_lora(output / lora)
-    return proof.measure(studio, output / "proof", pictures, held_out_character(), name)
+    with proof.open_studio(base, base / "models") as studio:
+        name = studio.add_lora(output / lora)
+        return proof.measure(studio, output / "proof", pictures, held_out_character(), name)
 
 
 def follow(server: ComfyServer, prompt: dict[str, Any]) -> tuple[dict[str, Any], Stopwatch]:

@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.error import URLError
 
 from .client import Client, ClientError
@@ -44,6 +45,7 @@ class ComfyServer:
         port: by default a free one.
         options: further command line options of ComfyUI.
         pack: folder to load as the pack. folder: its name below custom_nodes.
+        environment: further variables of its environment.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class ComfyServer:
         options: Sequence[str] = (),
         pack: Path = ROOT,
         folder: str = PACK_FOLDER,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ):
         self.base_dir = Path(base_dir).resolve()
         self.input_dir = self.base_dir / "input"
@@ -70,6 +73,7 @@ class ComfyServer:
         self._options = list(options)
         self._pack = Path(pack)
         self._folder = folder
+        self._environment = dict(environment)
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "ComfyServer":
@@ -147,6 +151,7 @@ class ComfyServer:
     def _spawn(self, comfyui: Path, port: int) -> None:
         # The hub is never asked: whatever a prompt needs must be in the base directory.
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+        environment |= self._environment
         environment.pop("PYTHONPATH", None)
         if os.name == "nt":
             own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}

@@ -145,8 +145,9 @@ class EmbeddingSettings(Section):
     )
     bundle: bool = outside(
         False,
-        "Put the vectors into the LoRA file as well, as OneTrainer does; Apply LoRAs and Forge read "
-        "them there. Core's Load LoRA needs the file of their own and complains of these keys.",
+        "Put the vectors into the LoRA file as well, as OneTrainer does; Apply LoRAs and Forge "
+        "read them there. Core's Load LoRA needs the file of their own and complains of these "
+        "keys.",
     )
 
     @field_validator("words")

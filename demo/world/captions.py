@@ -148,9 +148,7 @@ def _listed(phrases: list[str]) -> str:
     return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def caption(
-    scene: Scene, action: str, name: str = "", leave_out: Collection[str] = ()
-) -> str:
+def caption(scene: Scene, action: str, name: str = "", leave_out: Collection[str] = ()) -> str:
     """The full description in plain words, the same every time; without what is in `leave_out`."""
     mention = [item for item in MENTIONS if item not in leave_out]
     return _sentence(scene, action, None, mention, name)

@@ -115,8 +115,13 @@ def _face(pen: LocalPen, character: Character, s: float, c: float) -> None:
             pen.ellipse(slide(side * 0.056), -0.044, 0.021, 0.016, L.CHEEK)
     if mark == "beard":
         u0 = 0.022 * s
-        jaw = [((_FACE_U + 0.001) * cos(pi * (1 + i / 12)) + u0,
-                -0.014 + (_FACE_V + 0.004) * sin(pi * (1 + i / 12))) for i in range(13)]
+        jaw = [
+            (
+                (_FACE_U + 0.001) * cos(pi * (1 + i / 12)) + u0,
+                -0.014 + (_FACE_V + 0.004) * sin(pi * (1 + i / 12)),
+            )
+            for i in range(13)
+        ]
         inner = [(slide(0.062), -0.024), (slide(0.034), -0.036), (slide(0.0), -0.032),
                  (slide(-0.034), -0.036), (slide(-0.062), -0.024)]  # fmt: skip
         pen.polygon(jaw + inner, L.BEARD)

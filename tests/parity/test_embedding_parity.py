@@ -160,7 +160,7 @@ def test_the_bundled_form(nano_in_comfy, trained, caplog, pack):
 
 
 def test_a_word_in_a_lora_is_known_to_its_clip(nano_in_comfy, trained, caplog, pack):
-    """Before a file of the same name, to this clip alone; off with the LoRA; two LoRAs, two words."""
+    """Before a file of that name, to this clip alone; off with the LoRA; two LoRAs, two words."""
     import importlib
 
     loras = importlib.import_module(f"{pack.__name__}.nodes.runtime.loras")

@@ -75,7 +75,7 @@ def test_a_word_is_trained_and_used(server):
 
 
 def test_a_word_in_the_lora_is_the_one_trained_last(server):
-    """Trained anew under the same name, the file has a number; prompts behind Apply LoRAs follow."""
+    """Trained anew, the file has a number; prompts behind Apply LoRAs follow all the same."""
     bundle = "embedding: {learning_rate: %s, until: 1.0, bundle: true}\nsamples: {steps: 2}\n"
     for rate in ("0.05", "0.04"):
         graph = training("words/eve", bundle % rate, embedding_vectors=2)

@@ -55,7 +55,8 @@ def test_every_model_file_is_described_where_it_is_chosen(name):
         (node["id"], value)
         for node in read(name)["nodes"]
         for value in node.get("widgets_values") or ()
-        if isinstance(value, str) and value.endswith(".safetensors")
+        if isinstance(value, str)
+        and value.endswith(".safetensors")
         and value not in MINIATURE.values()  # comes with the pack
     }
     assert described == chosen

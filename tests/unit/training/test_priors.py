@@ -188,8 +188,8 @@ def test_what_pictures_are_held_to_knows_nothing_of_texts_that_learn(
         batch = data.batch([0, 1], 0)
         draw = loop._objective.draw(batch.latents, torch.Generator().manual_seed(1))
         losses = loop._objective.losses
-        loop._objective.losses = lambda unet, batch, *rest: seen.append(batch.target) or losses(
-            unet, batch, *rest
+        loop._objective.losses = lambda unet, batch, *rest: (
+            seen.append(batch.target) or losses(unet, batch, *rest)
         )
         with torch.no_grad():
             loop._losses(batch, draw)

@@ -101,8 +101,12 @@ def test_a_changed_garment_reads_differently():
     sample = draw_sample(2, 128, "test")
     truth = sample.scene.attire.upper
     mask = sample.rendered.part_mask(*L.UPPER_GARMENT)
-    for colour, pattern, second in (("red", "plain", ""), ("blue", "stripes", "white"),
-                                    ("yellow", "dots", "black"), ("white", "checks", "green")):
+    for colour, pattern, second in (
+        ("red", "plain", ""),
+        ("blue", "stripes", "white"),
+        ("yellow", "dots", "black"),
+        ("white", "checks", "green"),
+    ):
         cloth = Cloth(truth.kind, colour, pattern, second)
         scene = replace(sample.scene, attire=replace(sample.scene.attire, upper=cloth))
         picture = _spoiled(render(scene, sample.pose, 128).picture, 0)

@@ -193,7 +193,7 @@ def full_pipeline() -> Sketch:
 
 MINIATURE_NOTE = """## A film on a laptop, with nothing to download
 Twelve pictures of a character the model has never seen become a word (`embedding:zorvex`) and a
-LoRA; then the character dances, in the outfit of one picture and the place of another, in four
+LoRA, in one file; then the character dances, in the outfit of one picture and the place of another, in four
 shots. How to train holds the settings: the trigger learns vectors, the twins in `regularisation`
 are held to what the model was, masks show where one sees who it is.
 

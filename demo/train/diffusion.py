@@ -12,6 +12,7 @@ from .tokens import tokenize, use_small_table
 
 SNR_GAMMA = 5.0
 EMPTY_CAPTION = 0.1  # share of captions dropped, for classifier-free guidance
+FAR = 30.0  # most that a step counts more, see `weight_of_far_steps`
 HEAD_COUNTS = 5.0  # how much more than its surroundings a head counts in the loss
 OUTFIT_COUNTS = 1.0
 
@@ -60,31 +61,33 @@ def time_ids(size: tuple[int, int], draws: Draws | None = None) -> list[float]:
     return [float(value) for value in (*original, *crop, height, width)]
 
 
-def captions(plans: list[Plan], draws: Draws, leave_out: list | None = None) -> list[str]:
-    """A fresh wording for every sample; one in ten is empty."""
+def captions(
+    plans: list[Plan], draws: Draws, leave_out: list | None = None
+) -> list[tuple[str, frozenset[str]]]:
+    """A fresh wording for every sample, and what it mentions; one in ten is empty."""
     texts = []
     for i, plan in enumerate(plans):
         hidden = leave_out[i] if leave_out else ()
-        text, _ = draw_words(plan.scene, plan.pose.action, draws, hidden)
-        texts.append("" if draws.chance(EMPTY_CAPTION) else text)
+        said = draw_words(plan.scene, plan.pose.action, draws, hidden)
+        texts.append(("", frozenset()) if draws.chance(EMPTY_CAPTION) else said)
     return texts
 
 
-def text_batch(plans: list[Plan], size: tuple[int, int], draws: Draws, leave_out=None) -> dict:
+def text_batch(texts: list[str], size: tuple[int, int], draws: Draws) -> dict:
     """Token ids and time ids of a batch, on the CPU."""
     return {
-        "ids": tokenize(captions(plans, draws, leave_out)),
-        "time_ids": torch.tensor([time_ids(size, draws) for _ in plans]),
+        "ids": tokenize(texts),
+        "time_ids": torch.tensor([time_ids(size, draws) for _ in texts]),
     }
 
 
-def conditioning(texts, batch) -> dict:
-    """Keyword arguments of a UNet or ControlNet call."""
+def conditioning(texts, ids: torch.Tensor, sizes: torch.Tensor) -> dict:
+    """Keyword arguments of a UNet or ControlNet call, from token ids and time ids."""
     with torch.no_grad():
-        context, pooled = encode_text(*texts, batch["ids"])
+        context, pooled = encode_text(*texts, ids)
     return {
         "encoder_hidden_states": context,
-        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": batch["time_ids"]},
+        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes},
     }
 
 
@@ -115,6 +118,18 @@ def weighted_loss(noise_schedule, predicted, noise, steps, attention):
     snr = compute_snr(noise_schedule, steps)
     weight = snr.clamp(max=SNR_GAMMA) / snr
     return (weight * error).mean(), {"error": square.mean().detach()}
+
+
+def weight_of_far_steps(noise_schedule, steps) -> torch.Tensor:
+    """(B,) weights for errors that no noise can cause.
+
+    Like min-SNR's where the picture shows. Where it hardly does, errors of the noise are small and
+    errors of the picture are not, so they count as errors of the picture, up to a bound.
+    """
+    from diffusers.training_utils import compute_snr
+
+    snr = compute_snr(noise_schedule, steps)
+    return torch.where(snr < 1, (1 / snr).clamp(max=FAR), snr.clamp(max=SNR_GAMMA) / snr)
 
 
 def attention_to(head: torch.Tensor, outfit: torch.Tensor) -> torch.Tensor:

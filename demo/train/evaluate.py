@@ -12,6 +12,8 @@ from collections import Counter
 import numpy as np
 import torch
 
+from conditioning import ROLES
+
 from .. import modules
 from ..roles import PICTURES, REGIONS, ROLE_NAMES, SAYS
 from ..world import Draws, Plan, caption, plan_sample, reference_picture, render
@@ -102,7 +104,9 @@ class Sampler:
         nothing = encode_blank(adapter.vision, self.device)
         states = nothing.expand(len(plans), len(ROLE_NAMES), -1, -1).clone()
         layers = torch.zeros(len(plans), len(ROLE_NAMES), adapter.layer_count)
-        masks = torch.stack([region_masks(plan.pose, size, REGIONS) for plan in plans])
+        alone = tuple(ROLES[name].region_alone for name in ROLE_NAMES)
+        regions = REGIONS if "attire" in roles else alone
+        masks = torch.stack([region_masks(plan.pose, size, regions) for plan in plans])
         for r, name in enumerate(ROLE_NAMES):
             if name not in roles:
                 continue

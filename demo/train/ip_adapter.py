@@ -5,6 +5,12 @@ a portrait for the head, a garment on a doll for the outfit, an empty plate for 
 Regions come from the pack (soft masks from the skeleton), layers from its table of roles. What a
 reference shows is mostly left out of the caption, so that it must be taken from the reference; what
 it does not show stays in the caption, so that the rest keeps following the words.
+
+The UNet knows how to draw what it is told in words, so it teaches: beside the noise, the adapter
+learns to predict what the UNet predicts for a caption that says all of it. Both see the same noisy
+picture, hence a lesson without the chance that the noise brings in, and one that is as clear where
+the picture is hardly visible yet, which is where its layout is decided (knowledge distillation,
+Hinton et al. 2015).
 """
 
 from functools import cached_property
@@ -19,29 +25,34 @@ from conditioning.ip_adapter.projectors import PlusProjector
 
 from .. import modules, nano
 from ..roles import ROLE_NAMES, SAYS
-from ..world import Draws
+from ..world import Draws, caption
+from ..world.captions import MENTIONS
 from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint
 from .diffusion import (
     attention_to,
+    captions,
     conditioning,
     load_frozen,
     load_text,
     noised,
     scheduler,
     text_batch,
+    weight_of_far_steps,
     weighted_loss,
 )
 from .latents import LatentSet, file_size, plans_of
 from .loop import Plan, arguments, run_stage
 from .pictures import PictureSet
 from .runs import Run, load_weights
+from .tokens import tokenize
 
-PLAN = Plan(steps=2_100, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
+PLAN = Plan(steps=3_000, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
 PRESENT = 0.6  # share of samples that have a reference of a role
 NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
 POSED = 0.75  # share of batches with skeletons
 UNMASKED = 0.15  # share of samples whose only reference speaks everywhere
+TAUGHT = 0.75  # how much the teacher counts beside the noise
 
 
 def build_projector() -> PlusProjector:
@@ -77,7 +88,7 @@ class _Told:
     """What the attention layers of one UNet call are told."""
 
     tokens: torch.Tensor  # (B, R, T, D)
-    masks: torch.Tensor  # (B, R, h, w) at latent size
+    masks: torch.Tensor = torch.zeros(0, 0, 1, 1)  # (B, R, h, w) at latent size
     layers: torch.Tensor  # (B, R, transformer index) strength per layer
 
 
@@ -162,19 +173,27 @@ class IpAdapterStage:
         number, rows = self.data.draw(draws, self.size)
         plans, size = plans_of(number, rows), file_size(number)
         chosen = [self._choose(draws) for _ in plans]
+        layers, blank, hidden, alone = (list(parts) for parts in zip(*chosen, strict=True))
+        layers = torch.stack(layers)
         masks = self.pictures.masks[number][rows].float()
         attention = attention_to(*(masks[:, ROLE_NAMES.index(r)] for r in ("character", "attire")))
-        masks[torch.tensor([alone for *_, alone in chosen])] = 1.0
+        told = captions(plans, draws, hidden)
         return {
             "latents": self.data.latents(number, rows),
             "states": self.pictures.states[number][rows].float(),
-            "masks": masks,
+            "masks": _where_they_speak(masks, layers, torch.tensor(alone)),
             "attention": attention,
-            "layers": torch.stack([layers for layers, *_ in chosen]),
-            "blank": torch.stack([blank for _, blank, *_ in chosen]),
+            "layers": layers,
+            "blank": torch.stack(blank),
             "controls": torch.stack([control_picture(plan.pose, size) for plan in plans]),
             "controlled": draws.chance(POSED),
-            **text_batch(plans, size, draws, [hidden for *_, hidden, _ in chosen]),
+            "full_ids": tokenize(
+                [
+                    _in_words(plan, mentioned | set(out))
+                    for plan, (_, mentioned), out in zip(plans, told, hidden, strict=True)
+                ]
+            ),
+            **text_batch([text for text, _ in told], size, draws),
         }
 
     def _choose(self, draws: Draws):
@@ -197,9 +216,23 @@ class IpAdapterStage:
         return layers, blank, hidden, alone
 
     def loss(self, batch, generator):
-        given = conditioning(self.texts, batch)
         noisy, noise, steps = noised(self.noise_schedule, batch["latents"], generator)
+        with torch.no_grad():
+            self._tell(None)
+            taught = self._predict(batch, batch["full_ids"], noisy, steps)
         self._tell(batch)
+        predicted = self._predict(batch, batch["ids"], noisy, steps)
+        loss, numbers = weighted_loss(
+            self.noise_schedule, predicted, noise, steps, batch["attention"]
+        )
+        apart = (predicted.float() - taught.float()).pow(2).mean(dim=1) * batch["attention"]
+        weight = weight_of_far_steps(self.noise_schedule, steps)
+        lesson = (weight * apart.mean(dim=(1, 2))).mean()
+        return (1 - TAUGHT) * loss + TAUGHT * lesson, {**numbers, "lesson": lesson.detach()}
+
+    def _predict(self, batch, ids, noisy, steps) -> torch.Tensor:
+        """The noise, from a caption's token ids and whatever references are told."""
+        given = conditioning(self.texts, ids, batch["time_ids"])
         extra = {}
         if batch["controlled"]:
             with torch.no_grad():
@@ -209,10 +242,13 @@ class IpAdapterStage:
                 )  # fmt: skip
             extra = {"down_block_additional_residuals": down,
                      "mid_block_additional_residual": middle}  # fmt: skip
-        predicted = self.unet(noisy, steps, **given, **extra).sample
-        return weighted_loss(self.noise_schedule, predicted, noise, steps, batch["attention"])
+        return self.unet(noisy, steps, **given, **extra).sample
 
     def _tell(self, batch) -> None:
+        """Set what the attention layers are told; None = no reference."""
+        if batch is None:
+            self.told.masks = self.told.masks[:, :0]
+            return
         states = batch["states"]
         with torch.no_grad():
             nothing = encode_blank(self.vision, states.device)
@@ -220,6 +256,25 @@ class IpAdapterStage:
         tokens = self.trained["adapter"].image_proj(states.flatten(0, 1))
         self.told.tokens = tokens.unflatten(0, states.shape[:2])
         self.told.masks, self.told.layers = batch["masks"], batch["layers"]
+
+
+def _where_they_speak(masks, layers, alone: torch.Tensor) -> torch.Tensor:
+    """(B, R, h, w): regions as the pack's scenes use them, and everywhere for those in `alone`.
+
+    A character without attire speaks for the whole body (`Role.region_alone`).
+    """
+    character, attire, background = (ROLE_NAMES.index(r) for r in
+                                     ("character", "attire", "background"))  # fmt: skip
+    masks = masks.clone()
+    undressed = (layers[:, attire] == 0).all(dim=1)
+    masks[undressed, character] = 1 - masks[undressed, background]
+    masks[alone] = 1.0
+    return masks
+
+
+def _in_words(plan, mention) -> str:
+    """A caption of exactly these parts."""
+    return caption(plan.scene, plan.pose.action, leave_out=set(MENTIONS) - mention)
 
 
 def encode_blank(vision, device) -> torch.Tensor:

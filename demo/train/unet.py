@@ -15,6 +15,7 @@ from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint, region_masks
 from .diffusion import (
     attention_to,
+    captions,
     conditioning,
     load_text,
     noised,
@@ -56,14 +57,15 @@ class UnetStage:
         shown = ("person", "head", "outfit")
         masks = torch.stack([region_masks(plan.pose, size, shown) for plan in plans])
         reach = torch.stack([_reach(person, draws) for person in masks[:posed, 0]])
+        texts = [text for text, _ in captions(plans, draws, leave_out)]
         return {
             "latents": self.data.latents(number, rows), "controls": controls, "reach": reach,
             "attention": attention_to(masks[:, 1], masks[:, 2]),
-            **text_batch(plans, size, draws, leave_out),
+            **text_batch(texts, size, draws),
         }  # fmt: skip
 
     def loss(self, batch, generator):
-        given = conditioning(self.texts, batch)
+        given = conditioning(self.texts, batch["ids"], batch["time_ids"])
         noisy, noise, steps = noised(self.noise_schedule, batch["latents"], generator)
         posed = len(batch["controls"])
         down, middle = self.trained["controlnet"](

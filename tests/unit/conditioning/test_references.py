@@ -34,7 +34,7 @@ def test_defaults_come_from_the_role():
     role = ROLES["character"]
     assert reference.region is None
     assert reference.layer_weights == role.layer_weights
-    assert (reference.start_percent, reference.end_percent) == (0.0, 0.8)
+    assert (reference.start_percent, reference.end_percent) == (0.0, 1.0)
     assert reference.weight == 1.0 and reference.fit == "pad"
 
 

@@ -10,11 +10,21 @@ from demo.train import controlnet, export, packs
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
 from demo.train.controlnet import build_narrow
-from demo.train.diffusion import HEAD_COUNTS, attention_to
+from demo.train.diffusion import (
+    FAR,
+    HEAD_COUNTS,
+    SNR_GAMMA,
+    attention_to,
+    scheduler,
+    weight_of_far_steps,
+)
 from demo.train.ip_adapter import (
+    IpAdapterStage,
     ReferenceAttention,
     References,
+    _in_words,
     _Told,
+    _where_they_speak,
     role_layers,
     transformer_indices,
 )
@@ -160,6 +170,68 @@ def test_regions_speak_for_their_roles():
     rows = [float((m.sum(dim=1) * torch.arange(16)).sum() / m.sum()) for m in masks]
     assert rows[0] < rows[1], "the head is above the outfit"
     assert set(PICTURES) == set(ROLE_NAMES)
+
+
+def test_a_character_without_an_outfit_speaks_for_the_whole_body():
+    pose = plan_sample(5, action="standing").pose
+    masks = controlnet.region_masks(pose, (128, 128), REGIONS).expand(3, -1, -1, -1)
+    person = controlnet.region_masks(pose, (128, 128), ("person",))[0]
+    layers = torch.ones(3, 3, 11)
+    layers[1:, ROLE_NAMES.index("attire")] = 0
+    found = _where_they_speak(masks, layers, torch.tensor([False, False, True]))
+    assert torch.equal(found[0], masks[0])
+    assert torch.allclose(found[1, 0], person, atol=1e-5)
+    assert torch.equal(found[1, 1:], masks[1, 1:]) and (found[2] == 1).all()
+
+
+def test_a_lesson_is_a_caption_of_exactly_what_is_shown():
+    plan = next(p for p in map(plan_sample, range(100)) if p.scene.character.mark == "glasses")
+    text = _in_words(plan, {"mark", "place"})
+    assert "glasses" in text and "skin" not in text and "hair" not in text
+    assert _in_words(plan, set()).startswith("a person")
+
+
+def test_far_steps_count_as_errors_of_the_picture():
+    weights = weight_of_far_steps(scheduler(), torch.tensor([0, 300, 600, 999]))
+    ratios = scheduler().alphas_cumprod / (1 - scheduler().alphas_cumprod)
+    assert float(weights[0]) == pytest.approx(SNR_GAMMA / float(ratios[0]), rel=1e-3)
+    assert float(weights[3]) == FAR
+    assert float(weights[2]) == pytest.approx(1 / float(ratios[600]), rel=1e-3)
+
+
+class _Pictures:
+    """Encoded references and latents of six random samples, in the place of gigabytes."""
+
+    def __init__(self):
+        torch.manual_seed(8)
+        self.states = {0: torch.randn(6, 3, 65, CONFIG.vision_width)}
+        self.masks = {0: torch.rand(6, 3, 16, 16)}
+
+    def draw(self, draws, size):
+        return 0, [draws.below(6) for _ in range(size)]
+
+    def latents(self, number, rows):
+        return torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(9))[rows]
+
+
+def test_the_adapter_is_taught_by_words(monkeypatch):
+    _random_stages()
+    stage = IpAdapterStage(arguments("").parse_args(["--batch", "4"]), torch.device("cpu"))
+    stage.pictures = stage.data = _Pictures()
+    batch = stage.batch(3)
+    assert all(torch.equal(v, stage.batch(3)[k]) for k, v in batch.items() if torch.is_tensor(v))
+    loss, numbers = stage.loss(batch, torch.Generator().manual_seed(1))
+    loss.backward()
+    for part in (stage.trained["adapter"].image_proj, stage.trained["adapter"].ip_adapter):
+        assert sum(float(p.grad.abs().sum()) for p in part.parameters() if p.grad is not None) > 0
+    assert all(p.grad is None for p in stage.unet.parameters() if not p.requires_grad)
+    assert float(numbers["lesson"]) > 0
+
+    # no reference, and all words said: what is predicted is what is taught
+    batch["layers"] = torch.zeros_like(batch["layers"])
+    batch["ids"] = batch["full_ids"]
+    _, numbers = stage.loss(batch, torch.Generator().manual_seed(1))
+    assert float(numbers["lesson"]) < 1e-6
 
 
 # -- narrow forms ---------------------------------------------------------------------------------

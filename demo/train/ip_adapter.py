@@ -47,7 +47,7 @@ from .pictures import PictureSet
 from .runs import Run, load_weights
 from .tokens import tokenize
 
-PLAN = Plan(steps=3_000, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
+PLAN = Plan(steps=4_000, learning_rate=8e-4, warmup=50, final=0.4, average=0.995, muon=True)
 PRESENT = 0.6  # share of samples that have a reference of a role
 NOTHING = 0.06  # share of references that are blank, as on the negative side of guidance
 POSED = 0.75  # share of batches with skeletons

@@ -127,7 +127,7 @@ def test_the_given_tensors_are_left_alone():
         ({"combine": "multiply"}, "combine"),
         ({"mode": "plate"}, "background"),
         ({"weight": float("nan")}, "weight"),
-        ({"start_percent": 0.9}, "start_percent <= end_percent"),
+        ({"start_percent": 0.9, "end_percent": 0.5}, "start_percent <= end_percent"),
         ({"end_percent": 1.5}, "0..1"),
         ({"mask": torch.zeros(1, 40, 24)}, "empty.*invert"),
         ({"mask": torch.ones(3, 40, 24)}, "one mask"),

@@ -401,7 +401,7 @@ TOLD = (
     ("LoRA with its trigger: the character", ("lora", "with", "character")),
     ("  without the trigger", ("lora", "without", "character")),
     ("  others as the prompt says", ("lora", "others", "character")),
-    ("seconds for a picture of 20 steps", ("picture_s",)),
+    ("seconds a picture, each core making one", ("picture_s",)),
 )
 
 

@@ -193,9 +193,9 @@ def full_pipeline() -> Sketch:
 
 MINIATURE_NOTE = """## A film on a laptop, with nothing to download
 Twelve pictures of a character the model has never seen become a word (`embedding:zorvex`) and a
-LoRA, in one file; then the character dances, in the outfit of one picture and the place of another, in four
-shots. How to train holds the settings: the trigger learns vectors, the twins in `regularisation`
-are held to what the model was, masks show where one sees who it is.
+LoRA, in one file; then the character dances, in the outfit of one picture and the place of another,
+in four shots. How to train holds the settings: the trigger learns vectors, the twins in
+`regularisation` are held to what the model was, masks show where one sees who it is.
 
 The models are miniatures of SDXL's family, trained on a drawn world of 128 pixels. They come with
 the pack's repository: `python -m demo.trained ComfyUI/models` writes them, the node folder

@@ -57,12 +57,20 @@ def test_people_take_the_pose(report):
         ("attire", "shoes"),
         ("background", "background"),
         ("character", "hair_colour"),
+        ("character", "skin"),
     ],
 )
 def test_references_carry_over_what_they_show(report, role, name):
     found = report["proof"][role]
     assert found["with"][name] >= 0.65, found
     assert found["without"][name] <= min(0.42, found["with"][name] - 0.25), found
+
+
+@pytest.mark.parametrize("name", ["hair_style", "mark"])
+def test_a_character_carries_over_what_is_small(report, name):
+    """One style in six and one mark in three come right by chance, which of twelve may be more."""
+    found = report["proof"]["character"]
+    assert found["with"][name] >= max(0.5, found["without"][name] + 0.2), found
 
 
 def test_an_outfit_leaves_the_hair_to_the_prompt(report):

@@ -228,7 +228,8 @@ def test_the_files_of_a_run(train, tiny_checkpoint, tmp_path):
     changes = {**WORD, "saving": {"output": str(tmp_path / "out" / "zoe.safetensors")}}
     whole, events = train(changes)
     path = tmp_path / "out" / "zoe_embedding.safetensors"
-    assert events[-1]["embeddings"] == [{"word": "zoe", "suffix": "", "file": str(path)}]
+    (made,) = events[-1]["embeddings"]
+    assert made == {"word": "zoe", "suffix": "", "file": str(path), "inside": ""}
     tensors = load_file(path)
     assert {k: (tuple(v.shape), v.dtype) for k, v in tensors.items()} == {
         "clip_l": ((2, 32), torch.float32),
@@ -257,6 +258,7 @@ def test_bundled_into_the_lora(train, tiny_checkpoint, tmp_path, capsys):
     inside = {k for k in tensors if k.startswith("bundle_emb.")}
     assert inside == {"bundle_emb.Zoe-1.clip_l", "bundle_emb.Zoe-1.clip_g"}
     file = events[-1]["embeddings"][0]["file"]
+    assert events[-1]["embeddings"][0]["inside"] == "Zoe-1"
     own = load_file(file)
     assert torch.equal(tensors["bundle_emb.Zoe-1.clip_g"], own["clip_g"])
     assert verify_lora(outcome.lora, open_checkpoint(tiny_checkpoint)) == 48

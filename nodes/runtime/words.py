@@ -3,7 +3,8 @@
 Core's loader passes over the vectors that trainers bundle with a LoRA (`bundle_emb.NAME.PART`) and
 looks for words in folders only, so a word and its LoRA part as soon as one file is renamed or
 trained anew. Here a CLIP with such a LoRA looks into a folder of that LoRA's words before all
-others; core's own code reads the files, in every spelling it knows.
+others; core's own code reads the files, in every spelling it knows. (A first place in core's list
+of folders is not enough: it makes a set of them.)
 """
 
 import copy
@@ -49,11 +50,23 @@ def with_words(clip: Any, words: Mapping[str, Mapping[str, torch.Tensor]]) -> An
     clip.tokenizer = copy.copy(clip.tokenizer)
     for name, one in vars(clip.tokenizer).items():  # one for each text encoder
         if hasattr(one, "embedding_directory"):
-            known = one.embedding_directory or []
-            one = copy.copy(one)
-            one.embedding_directory = [str(folder), *([known] if isinstance(known, str) else known)]
-            setattr(clip.tokenizer, name, one)
+            setattr(clip.tokenizer, name, _looks_here_first(one, folder))
     return clip
+
+
+def _looks_here_first(tokenizer: Any, folder: Path) -> Any:
+    """A copy of core's SDTokenizer that knows the words in `folder` before all others."""
+    here, out = copy.copy(tokenizer), copy.copy(tokenizer)
+    here.embedding_directory = [str(folder)]
+    elsewhere = out._try_get_embedding
+
+    def find(name: str) -> tuple:
+        found = type(here)._try_get_embedding(here, name)
+        return elsewhere(name) if found[0] is None else found
+
+    out._try_get_embedding = find
+    out.embedding_directory = tokenizer.embedding_directory or here.embedding_directory
+    return out
 
 
 def _write(words: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:

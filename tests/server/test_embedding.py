@@ -77,7 +77,7 @@ def test_a_word_is_trained_and_used(server):
 def test_a_word_in_the_lora_is_the_one_trained_last(server):
     """Trained anew, the file has a number; prompts behind Apply LoRAs follow all the same."""
     bundle = "embedding: {learning_rate: %s, until: 1.0, bundle: true}\nsamples: {steps: 2}\n"
-    for rate in ("0.05", "0.04"):
+    for rate in ("0.5", "0.05"):
         graph = training("words/eve", bundle % rate, embedding_vectors=2)
         text = server.client.run(graph, timeout=300)["train"]["text"][0]
     assert "write embedding:words/eve_00002 in prompts" in text
@@ -94,9 +94,12 @@ def test_a_word_in_the_lora_is_the_one_trained_last(server):
         shown = picture_graph(graph, ["apply", 0], ["apply", 1], TEXT.format(word))
         return pixels(server, server.client.run(shown, timeout=300)["save"])
 
+    def apart(one: np.ndarray, other: np.ndarray) -> int:
+        return int(np.abs(one.astype(int) - other.astype(int)).max())
+
     newest = seen("embedding:eve")
-    np.testing.assert_array_equal(newest, seen("embedding:words/eve_00002"))
-    assert np.abs(newest - seen("embedding:words/eve")).max() > 0
+    assert apart(newest, seen("embedding:words/eve_00002")) <= 2
+    assert apart(newest, seen("embedding:words/eve")) > 8
 
 
 @pytest.mark.parametrize(

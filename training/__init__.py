@@ -39,6 +39,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "BUNDLE": "lorafile",
     "CARDS_GB": "presets",
     "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
@@ -64,6 +65,7 @@ _HOME = {
     "run_job": "run",
     "setting": "settings",
     "with_comfy_names": "comfy_names",
+    "write_bytes": "tensorfile",
 }
 
 __all__ = sorted(_HOME)

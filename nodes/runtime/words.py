@@ -9,9 +9,7 @@ of folders is not enough: it makes a set of them.)
 
 import copy
 import hashlib
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,8 @@ import folder_paths
 import torch
 from safetensors.torch import save
 
-BUNDLE = "bundle_emb."
+from ...training import BUNDLE, write_bytes
+
 PARTS = (".clip_l", ".clip_g", ".string_to_param.*")  # those that core reads
 WRITABLE = re.compile(r"[\w@+-][\w.@+-]*")  # a name that ends where a prompt's word ends
 FOLDER = "troupe_words"
@@ -79,10 +78,7 @@ def _write(words: Mapping[str, Mapping[str, torch.Tensor]]) -> Path:
     for name, data in sorted(files.items()):
         digest.update(f"{name} {len(data)} ".encode() + data)
     folder = Path(folder_paths.get_temp_directory()) / FOLDER / digest.hexdigest()[:32]
-    folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if not (folder / name).is_file():
-            part = folder / f"{uuid.uuid4().hex}.part"
-            part.write_bytes(data)
-            os.replace(part, folder / name)
+            write_bytes(folder / name, data)
     return folder

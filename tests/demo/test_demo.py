@@ -68,7 +68,7 @@ def test_references_carry_over_what_they_show(report, role, name):
 
 @pytest.mark.parametrize("name", ["hair_style", "mark"])
 def test_a_character_carries_over_what_is_small(report, name):
-    """One style in six and one mark in three come right by chance, which of twelve may be more."""
+    """One style in five and one mark in four come right by chance; of twelve it may be more."""
     found = report["proof"]["character"]
     assert found["with"][name] >= max(0.5, found["without"][name] + 0.2), found
 

@@ -434,7 +434,7 @@ def main() -> None:
         lora = train_lora(server, character)
     with open_studio(base, base / "models") as studio:
         name = studio.add_lora(lora)
-        found = measure(studio, options.output / "proof", options.count, character, name)
+        found = measure(studio, options.output, options.count, character, name)
     print(json.dumps(found, indent=1))
 
 

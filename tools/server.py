@@ -198,6 +198,7 @@ class ComfyServer:
 
 def link_folder(source: Path, link: Path) -> None:
     """Make `link` show the folder `source`: a symbolic link, a junction, or else a copy."""
+    link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink():
         link.unlink()
     elif link.exists():

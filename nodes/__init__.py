@@ -15,9 +15,10 @@ from . import (
     training,
     video,
 )
+from .runtime.guard import guarded
 from .runtime.pause import add_routes
 
-NODES: list[type[io.ComfyNode]] = [
+_IN_MENU_ORDER: list[type[io.ComfyNode]] = [
     *dataset.NODES,
     *captions.NODES,
     *training.NODES,
@@ -30,6 +31,7 @@ NODES: list[type[io.ComfyNode]] = [
     *reference.NODES,
     *video.NODES,
 ]
+NODES = [guarded(node) for node in _IN_MENU_ORDER]
 
 
 class TroupeExtension(ComfyExtension):

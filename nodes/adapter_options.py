@@ -1,12 +1,12 @@
 """A node of the menu section troupe/training: the kind of adapter, and where it is put."""
 
 import os
-from typing import Any
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..training import parse_text
+from .runtime.types import CheckedOptions
 from .training_widgets import (
     changed,
     from_widgets,
@@ -93,7 +93,7 @@ class TroupeAdapterOptions(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        options: dict[str, Any] | None = None,
+        options: CheckedOptions | None = None,
         adapter_kind: str = "lora",
         adapter_targets: str = "transformer",
         adapter_alpha: float = 0.0,

@@ -1,9 +1,9 @@
 """A node of the menu section troupe/training: how pictures and captions vary while training."""
 
-from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .runtime.types import CheckedOptions
 from .training_widgets import (
     changed,
     from_widgets,
@@ -56,7 +56,7 @@ class TroupeDataOptions(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        options: dict[str, Any] | None = None,
+        options: CheckedOptions | None = None,
         captions_shuffle: bool = False,
         captions_keep_tags: int = 0,
         captions_dropout: float = 0.0,

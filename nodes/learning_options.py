@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from .runtime.types import CheckedOptions
 from .training_widgets import (
     AS_PRESET,
     changed,
@@ -61,7 +62,7 @@ class TroupeLearningOptions(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        options: dict[str, Any] | None = None,
+        options: CheckedOptions | None = None,
         objective_weighting: str = AS_PRESET,
         objective_noise_offset: float = 0.0,
         optimizer_kind: str = "adamw",

@@ -20,8 +20,8 @@ from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_w
 from .runtime.paths import PathError, inside, save_location
 from .runtime.progress import sample_picture
 from .runtime.trainer import free_models
+from .runtime.types import CheckedOptions, TrainingOptions
 from .runtime.types import Dataset as DatasetSocket
-from .runtime.types import TrainingOptions
 from .runtime.watch import watch_training
 from .training_options import TroupeTrainingOptions
 from .training_widgets import nested, preset_widget, widget
@@ -95,7 +95,7 @@ class TroupeTrainLora(io.ComfyNode):
         sample_prompts: str = "",
         sample_every: int = 0,
         filename_prefix: str = "my_lora",
-        options: dict[str, Any] | None = None,
+        options: CheckedOptions | None = None,
     ) -> io.NodeOutput:
         folder, stem, _, subfolder = save_location(
             filename_prefix, "filename_prefix", str(_loras_folder())
@@ -258,8 +258,6 @@ def _fixed(checkpoint: str, dataset: Dataset, stem: str) -> dict[str, Any]:
     path = folder_paths.get_full_path("checkpoints", checkpoint)
     if path is None:
         raise JobError(f"checkpoint {checkpoint!r} is not in models/checkpoints: choose another.")
-    if not isinstance(dataset, Dataset):
-        raise DatasetError("dataset: connect Load Dataset or Dataset from Images.")
     if not dataset.items:
         raise DatasetError(f"Dataset {dataset.name!r} holds no usable picture: see its report.")
     device = str(comfy.model_management.get_torch_device())

@@ -7,7 +7,7 @@ from .training_widgets import (
     CARDS,
     FREE,
     card_widget,
-    check_options,
+    checked_options,
     nested,
     options_output,
     parse_options,
@@ -98,6 +98,4 @@ class TroupeTrainingOptions(io.ComfyNode):
                 "saving.precision": saving_precision,
             }
         )
-        values = merge(widgets, parse_options(yaml))
-        check_options(values)
-        return io.NodeOutput(values)
+        return io.NodeOutput(checked_options(merge(widgets, parse_options(yaml))))

@@ -16,7 +16,7 @@ from ..training import (
     setting,
 )
 from ..training.settings import PATHS
-from .runtime.types import TrainingOptions
+from .runtime.types import CheckedOptions, TrainingOptions
 
 AS_PRESET = "as preset"
 FREE = "what is free"
@@ -104,15 +104,13 @@ def changed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in values.items() if value != setting(path).default}
 
 
-def laid_over(options: Mapping[str, Any] | None, values: dict[str, Any]) -> dict[str, Any]:
+def laid_over(options: CheckedOptions | None, values: dict[str, Any]) -> CheckedOptions:
     """Options with "section.field" values laid over them.
 
     Raises:
         JobError: they do not go together, see `parse_job`.
     """
-    merged = merge(options or {}, nested(values))
-    check_options(merged)
-    return merged
+    return checked_options(merge(options or {}, nested(values)))
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +125,7 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def parse_options(text: str) -> dict[str, Any]:
+def parse_options(text: str) -> CheckedOptions:
     """Settings typed as YAML into a workflow.
 
     Raises:
@@ -137,17 +135,17 @@ def parse_options(text: str) -> dict[str, Any]:
     for path in _paths(values):
         if path in PATHS or any(path == r or path.startswith(f"{r}.") for r in RESERVED):
             raise JobError(f"Training options cannot set {path!r}: use the node's own inputs.")
-    check_options(values)
-    return values
+    return checked_options(values)
 
 
-def check_options(values: dict[str, Any]) -> None:
-    """Validate options on their own.
+def checked_options(values: dict[str, Any]) -> CheckedOptions:
+    """Options that are valid on their own.
 
     Raises:
         JobError: see `parse_job`.
     """
     parse_job(merge({"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}}, values))
+    return CheckedOptions(values)
 
 
 def _paths(values: dict[str, Any], prefix: str = "") -> list[str]:

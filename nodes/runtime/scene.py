@@ -40,15 +40,13 @@ def named_references(**sockets) -> tuple[Reference, ...]:
     """The references that are connected, each on the socket of its role.
 
     Raises:
-        SceneError: a reference of another role, or something else altogether.
+        SceneError: a reference of another role.
     """
     for name, one in sockets.items():
-        if one is None:
-            continue
-        role = one.role.name if isinstance(one, Reference) else type(one).__name__
-        if role != name:
+        if one is not None and one.role.name != name:
             raise SceneError(
-                f"The {name} socket got {role}: connect the node {name.capitalize()} to it."
+                f"The {name} socket got {one.role.name}: "
+                f"connect the node {name.capitalize()} to it."
             )
     return tuple(one for one in sockets.values() if one is not None)
 

@@ -168,7 +168,7 @@ def test_references_without_an_adapter_are_named(parts):
 
 
 def test_what_is_no_reference_is_named(parts):
-    with pytest.raises(ValueError, match="character socket got str"):
+    with pytest.raises(ValueError, match="character: got a value of type str"):
         composed(parts, character="a face")
 
 

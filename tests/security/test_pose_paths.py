@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import torch
 
 FRAME = json.dumps({"people": [], "canvas_width": 64, "canvas_height": 64})
 ASTRAY = ["../x.json", "a/../../x.json", "/etc/passwd", "\\\\host\\x.json", "C:/x.json", "a\0.json"]
@@ -83,4 +84,4 @@ def test_networks_come_from_the_model_folder_only(nodes, sandbox, name):
         said = nodes.TroupeDetectPose.validate_inputs(**{f"{part}_model": name})
         assert f"{part}_model" in said and "models/pose" in said
     with pytest.raises(ValueError, match="body_model"):
-        nodes.TroupeDetectPose.execute(image=[], body_model=name)
+        nodes.TroupeDetectPose.execute(image=torch.zeros(1, 8, 8, 3), body_model=name)

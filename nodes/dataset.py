@@ -5,10 +5,10 @@ from typing import get_args
 
 import folder_paths
 import torch
-import yaml
 from comfy_api.v0_0_2 import io
 from pydantic import ValidationError
 
+from ..training import parse_text
 from ..training.dataset import Dataset, DatasetSettings, read_dataset
 from ..training.errors import DatasetError
 from ..training.folders import fingerprint
@@ -349,13 +349,7 @@ def _settings(typed: dict, by_category: dict[str, dict], options: str) -> Datase
 
 
 def _parsed(options: str) -> dict:
-    try:
-        data = yaml.safe_load(options) or {}
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: an impossible date
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise DatasetError(f"options: line {line} is not YAML: write 'name: value'.") from None
-    if not isinstance(data, dict):
-        raise DatasetError("options: write 'name: value' lines.")
+    data = parse_text(options, "options")
     if "folder" in data or "items" in data:  # paths come through the checked widget only
         raise DatasetError("options: folder and items cannot be set here; use the folder widget.")
     return data

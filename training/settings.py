@@ -18,9 +18,11 @@ from pydantic.fields import FieldInfo
 from .errors import JobError
 from .job import TrainingJob
 from .presets import PRESETS
+from .yaml_text import load_yaml
 
 ENGINE = 2  # raise it when the same job gives other weights than before
-MAX_TEXT = 1_000_000  # characters of a job
+MAX_TEXT = 1_000_000  # characters of YAML, which is read slowly
+MAX_JSON = 400_000_000  # a job with 100,000 pictures and long captions
 LONGEST_NAME = 255  # bytes, on every usual file system
 SHOWN = 60  # characters of a wrong value
 PATHS = (
@@ -163,10 +165,12 @@ def parse_text(text: str, what: str = "The job") -> dict[str, Any]:
     """
     import yaml
 
-    if len(text) > MAX_TEXT:
-        raise JobError(f"{what} is longer than {MAX_TEXT} characters: it cannot be settings.")
     try:
-        values = yaml.safe_load(text)
+        values = _read_json(text)
+        if values is None and len(text) > MAX_TEXT:
+            raise JobError(f"{what} is longer than {MAX_TEXT} characters: it cannot be settings.")
+        if values is None:
+            values = load_yaml(text)
     except RecursionError:
         raise JobError(f"{what} is not valid YAML: it is nested too deep.") from None
     except ValueError as error:  # a date or a number that is none
@@ -174,13 +178,23 @@ def parse_text(text: str, what: str = "The job") -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "cannot be read"
+        problem = getattr(error, "problem", None) or _short(error)
         raise JobError(f"{what} is not valid YAML{line}: {problem}.") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise JobError(f"{what} must be lines of 'section: ...', not {type(values).__name__}.")
     return values
+
+
+def _read_json(text: str) -> dict[str, Any] | None:
+    """What is JSON as well as YAML is read as JSON, a hundred times as fast; None for the rest."""
+    if len(text) > MAX_JSON or not text.lstrip().startswith("{"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def load_job(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingJob:

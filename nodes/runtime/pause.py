@@ -104,7 +104,7 @@ def add_routes() -> None:
         try:
             body = await request.json()
             run, mode = str(body["run"]), str(body.get("then", "hold"))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return web.json_response({"error": 'Send {"run": ID}.'}, status=400)
         if mode not in ("hold", "yield"):
             return web.json_response({"error": "then: hold or yield."}, status=400)

@@ -142,18 +142,18 @@ def test_folder_that_is_no_dataset_is_refused_before_running(server, cast, tmp_p
     ("inputs", "words"),
     [
         ({"template": "{name}"}, "template: .*{name}"),
-        ({"options": "- a"}, "options: write 'name: value'"),
-        ({"options": "a: [1"}, "options: line 1 is not YAML"),
+        ({"options": "- a"}, "options must be lines of"),
+        ({"options": "a: [1"}, "options is not valid YAML in line 1"),
         ({"options": "items: [{path: /etc/passwd, caption: x}]"}, "cannot be set here"),
         ({"options": "folder: /etc"}, "cannot be set here"),
         ({"options": "colour: red"}, "Dataset settings: colour"),
         ({"options": "categories: [1]"}, "Dataset settings: categories"),
         ({"options": "categories: {attire: 3}", "attire_trigger": "x"}, "categories"),
-        ({"options": "[" * 5000}, "options: line"),
-        ({"options": "categories: &a {poses: *a}"}, "Dataset settings: categories"),
+        ({"options": "[" * 5000}, "options is not valid YAML: it is nested too deep"),
+        ({"options": "categories: &a {poses: *a}"}, "nested too deep"),
         ({"options": "{1: 2}"}, "Dataset settings"),
         ({"options": "categories: {poses: {repeats: 0}}"}, r"categories\.poses\.repeats"),
-        ({"options": "!!python/object/apply:os.system [id]"}, "options: line 1"),
+        ({"options": "!!python/object/apply:os.system [id]"}, "not valid YAML in line 1"),
     ],
 )
 def test_wrong_settings_are_named(server, cast, inputs, words):

@@ -146,3 +146,16 @@ def test_identity_follows_settings_that_change_the_weights():
     assert digest({}, checkpoint="other") != same
     decided = {"buckets.resolution": 1024}
     assert digest({}, decided) == digest({"buckets": {"resolution": 1024}}) != same
+
+
+def test_a_job_may_name_tens_of_thousands_of_pictures(tmp_path):
+    """What a node sends: JSON with every picture, its caption and its digest."""
+    item = {"path": "/data/" + "x" * 60, "caption": "a dancer, " * 20, "digest": "0" * 64}
+    values = {"base": {"checkpoint": "x"}, "dataset": {"items": [item] * 20_000}, "name": "big"}
+    assert parse_text(json.dumps(values, indent=2)) == values
+    assert parse_text("{name: big, base: {}}") == {"name": "big", "base": {}}  # YAML's own braces
+
+
+def test_aliases_are_welcome_while_they_stand_for_little():
+    text = "a: &a {rank: 8, alpha: 4}\nb: {<<: *a, alpha: 2}\nc: *a\n"
+    assert parse_text(text)["b"] == {"rank": 8, "alpha": 2}

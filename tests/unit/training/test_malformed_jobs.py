@@ -6,6 +6,8 @@ No case may raise anything but one of the engine's own errors, and none may show
 import io
 import json
 import struct
+from itertools import pairwise
+from string import ascii_lowercase
 
 import pytest
 import torch
@@ -35,12 +37,15 @@ TEXTS = {
     "broken JSON": ('{"base": {"checkpoint": "x"', "not valid YAML"),
     "laughing": (
         "a: &a [x, x]\n"
-        + "".join(
-            f"{c}: &{c} [*{p}, *{p}]\n"
-            for p, c in zip("abcdefghijklmnopqrs", "bcdefghijklmnopqrst", strict=True)
-        ),
-        "Unknown setting 'a'",
+        + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in pairwise(ascii_lowercase)),
+        "aliases stand for too many values",
     ),
+    "laughing merges": (
+        "a: &a {k: v}\n"
+        + "".join(f"{c}: &{c} {{<<: [*{p}, *{p}]}}\n" for p, c in pairwise(ascii_lowercase)),
+        "aliases stand for too many values",
+    ),
+    "in itself": ("a: &a [*a]\n", "nested too deep"),
     "number as name": ("1: 2\n", "1"),
     "section is a list": ("base: [x]\n", "'base'"),
     "section is text": ("base: x\n", "'base'"),

@@ -27,6 +27,7 @@ class Panel:
 
     Attributes:
         run: id of this execution; another one of the same node replaces it.
+        prompt_id, next_prompt_id: the prompt that trains, and the one that goes on after a pause.
         node, workflow: ids of the node and of the workflow it is in ("" from a script).
         status: preparing, training, sampling, paused, stopped, done or failed.
         figures: step, steps, loss, average, learning_rate, seconds, left, memory_mb, skipped.
@@ -38,6 +39,7 @@ class Panel:
     workflow: str = ""
     name: str = ""
     prompt_id: str = ""
+    next_prompt_id: str = ""
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     status: str = "preparing"
     text: str = ""
@@ -62,6 +64,7 @@ class Panel:
 
     def _common(self) -> dict[str, Any]:
         names = ("run", "node", "workflow", "name", "status", "text", "figures", "plan", "number")
+        names += ("prompt_id", "next_prompt_id")
         common = {name: getattr(self, name) for name in names}
         return {**common, "samples": self.samples, "warnings": self.warnings[-3:]}
 

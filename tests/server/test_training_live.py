@@ -67,6 +67,18 @@ def wait_for(server, check, seconds: float = 240) -> dict:
     raise AssertionError(f"never seen: {ask(server, '/troupe/training')[1]}")
 
 
+def follow(server, prompt: str) -> str:
+    """The prompt that goes on for a paused one, as its history tells."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        entry = ask(server, f"/history/{prompt}")[1].get(prompt) or {"status": {"messages": []}}
+        for kind, about in entry["status"]["messages"]:
+            if kind == "troupe_paused":
+                return about["next_prompt_id"]
+        time.sleep(0.1)
+    raise AssertionError("the history says nothing of a pause")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def pictures(server):
     write_pictures(server)
@@ -76,11 +88,16 @@ def test_a_script_pauses_a_training_and_lets_it_go_on(server):
     prompt = server.client.queue(graph(60, seed=11))
     state = wait_for(server, lambda s: s["status"] == "training" and s["figures"]["step"] >= 2)
     assert state["plan"]["steps"] == 60 and state["plan"]["memory"]["total_mb"] > 0
-    assert ask(server, "/troupe/training/pause", {"run": state["run"]}) == (200, {"error": ""})
+    status, answer = ask(server, "/troupe/training/pause", {"run": state["run"]})
+    assert status == 200
     with pytest.raises(ExecutionInterrupted):
         server.client.wait(prompt, timeout=120)
     paused = wait_for(server, lambda s: s["status"] == "paused")
-    assert ask(server, "/troupe/training/resume", {"run": paused["run"]})[0] == 200
+    assert (paused["prompt_id"], paused["next_prompt_id"]) == (prompt, answer["prompt_id"])
+    assert follow(server, prompt) == answer["prompt_id"]
+    resumed = ask(server, "/troupe/training/resume", {"run": paused["run"]})
+    assert resumed == (200, {"error": "", "prompt_id": answer["prompt_id"]})
+    server.client.wait(answer["prompt_id"], timeout=240)
     done = wait_for(server, lambda s: s["status"] == "done")
     assert done["plan"]["resumed_from"] >= paused["figures"]["step"] >= 2
     assert [p[0] for p in done["curve"]] == list(range(done["plan"]["resumed_from"] + 1, 61))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from .errors import FileError
-from .lorafile import DOWN, MID, UP, Parts, change, kind_of, scale_of
 from .lowrank import balanced, rank_for_energy, svd_of_product, truncated_svd
+from .parts import DOWN, MID, UP, Parts, change, kind_of, scale_of
 from .rng import generator
 
 DOUBLE_BELOW = 1 << 20  # numbers in a matrix whose decomposition is affordable in float64

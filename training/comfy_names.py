@@ -9,7 +9,8 @@ from collections.abc import Container, Mapping
 import torch
 
 from .lora_names import KOHYA_UNET, TEXT_ENCODERS
-from .lorafile import DOWN, alpha_from_metadata, split_key
+from .lorafile import alpha_from_metadata
+from .parts import DOWN, split_key
 
 _UNET_PREFIXES = ("unet.base_model.model.", "base_model.model.", "unet.", "")
 

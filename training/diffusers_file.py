@@ -9,8 +9,9 @@ import torch
 from .bake import kept_overall, resize_layer
 from .errors import ExportError, FileError
 from .export import adapter_layers
-from .lorafile import DIFFUSERS, file_tensors, kind_of
+from .lorafile import DIFFUSERS, file_tensors
 from .metadata import with_hashes
+from .parts import kind_of
 from .tensorfile import serialize, write_bytes
 from .weights import Weights
 

@@ -13,8 +13,9 @@ from .errors import CheckpointError, ExportError, FileError
 from .kinds import export_layer
 from .layout import text_config_from_keys
 from .lora_names import KOHYA, TEXT_ENCODERS, Names, text_names
-from .lorafile import BUNDLE, change, file_tensors, kind_of, read_safetensors, split_key
+from .lorafile import BUNDLE, file_tensors, read_safetensors
 from .metadata import with_hashes
+from .parts import change, kind_of, split_key
 from .targets import UNET
 from .tensorfile import serialize, write_bytes
 

@@ -11,7 +11,8 @@ import torch
 
 from .bake import Baked, kept_overall, resize_layer
 from .errors import FileError
-from .lorafile import DOWN, MID, UP, LoraFile, Parts, change, kind_of, scale_of
+from .lorafile import LoraFile
+from .parts import DOWN, MID, UP, Parts, change, complaint, kind_of, scale_of
 from .weights import Weights
 
 Layers = dict[str, Parts]
@@ -36,17 +37,12 @@ def require_sound(file: LoraFile) -> None:
     """Refuse what cannot be computed with.
 
     Raises:
-        FileError: a number is not finite, or a layer is half; names file and key.
+        FileError: a number is not finite, or a layer is half, of a kind unknown here, or has a part
+            that nothing would read; names file and layer.
     """
     for name, parts in file.layers.items():
-        if not kind_of(parts):
-            raise FileError(
-                f"{file.path.name}: layer {name!r} has {sorted(parts)} alone: "
-                "its partner is missing."
-            )
-        for part, tensor in parts.items():
-            if not torch.isfinite(tensor).all():
-                raise FileError(f"{file.path.name}: {part} of {name!r} holds NaN or infinity.")
+        if wrong := complaint(parts):
+            raise FileError(f"{file.path.name}: layer {name!r} {wrong}.")
 
 
 # ---------------------------------------------------------------------------------- resize
@@ -165,16 +161,16 @@ def changes_of_checkpoint(
                 )
             if BIAS in parts:
                 key = f"{place.key.removesuffix('weight')}bias"
-                steps.setdefault(key, []).append((file, name, _bias(parts), factor, place.third))
+                steps.setdefault(key, []).append((file, name, _bias(parts), factor, place))
             if set(parts) != {BIAS}:
-                steps.setdefault(place.key, []).append((file, name, parts, factor, place.third))
+                steps.setdefault(place.key, []).append((file, name, parts, factor, place))
     return {key: lambda old, todo=todo: _changed(old, todo) for key, todo in steps.items()}
 
 
 def _changed(old: torch.Tensor, todo: list) -> torch.Tensor:
     new = old.float().clone()
-    for file, name, parts, factor, third in todo:
-        part = new if third is None else new.chunk(3)[third]
+    for file, name, parts, factor, place in todo:
+        part = place.part_of(new)
         try:
             delta = parts[BIAS] if set(parts) == {BIAS} else change(parts, part.clone())
         except FileError as error:

@@ -23,7 +23,8 @@ from .errors import FileError, TrainingError
 if TYPE_CHECKING:
     from .fileops import Made
     from .lora_names import Names
-    from .lorafile import LoraFile, Parts
+    from .lorafile import LoraFile
+    from .parts import Parts
 
 COMMANDS = ("inspect", "convert", "merge", "resize", "extract")
 PRECISIONS = ("fp16", "bf16", "fp32")
@@ -152,22 +153,17 @@ def _inspect(options: argparse.Namespace) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> list[str]:
-    from .fileops import require_sound
-
     names = _names(options)
     file = _read(options.files, names)
-    require_sound(file)
     precision = options.precision or _precision_of(file)
     return _write(options, names, file.layers, file.metadata, options.style, precision, file.rest)
 
 
 def _merge(options: argparse.Namespace) -> list[str]:
-    from .fileops import changes_of_checkpoint, merge_files, require_sound
+    from .fileops import changes_of_checkpoint, merge_files
 
     names = _names(options)
     files = [_read(path, names) for path in options.files]
-    for file in files:
-        require_sound(file)
     factors = _factors(options.weights, len(files))
     merged_from = ", ".join(f"{f.path.stem} x {w:g}" for f, w in zip(files, factors, strict=True))
     if options.into:
@@ -185,13 +181,12 @@ def _merge(options: argparse.Namespace) -> list[str]:
 
 
 def _resize(options: argparse.Namespace) -> list[str]:
-    from .fileops import require_sound, resize
+    from .fileops import resize
 
     if options.rank is None and options.energy is None:
         raise FileError("resize needs --rank, --energy, or both.")
     names = _names(options)
     file = _read(options.files, names)
-    require_sound(file)
     made = resize(file, options.rank, options.energy, _weights(options.base))
     return _write_made(options, names, made, file.metadata, file.rest)
 
@@ -229,9 +224,13 @@ _RUN = {
 
 
 def _read(path: Path, names: "Names") -> "LoraFile":
+    from .fileops import require_sound
     from .lorafile import read_lora
 
     file = read_lora(path, names)
+    require_sound(file)
+    for remark in file.remarks:
+        sys.stderr.write(f"{path.name}: {remark}.\n")
     if file.strange:
         key = file.strange[0]
         raise FileError(f"{path.name}: key {key!r} is no part of an adapter: inspect the file.")
@@ -254,7 +253,8 @@ def _precision_of(file: "LoraFile") -> str:
 
     types = [t.dtype for parts in file.layers.values() for p, t in parts.items() if p != "alpha"]
     common = max(set(types), key=types.count)
-    return next((name for name, dtype in TYPES.items() if dtype == common), "fp32")
+    wide = "fp16" if common.itemsize == 1 else "fp32"  # float8 fits into half precision
+    return next((name for name, dtype in TYPES.items() if dtype == common), wide)
 
 
 def _write_made(
@@ -264,7 +264,7 @@ def _write_made(
     metadata: Mapping[str, str],
     bundled: "Parts | None" = None,
 ) -> list[str]:
-    from .lorafile import rank_in
+    from .parts import rank_in
 
     ranks = {rank_in(parts) for parts in made.layers.values()} - {None}
     size = str(*ranks) if len(ranks) == 1 else "Dynamic"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from .embedding_file import bundles_in, describe, is_embedding, say
 from .lora_names import Names, model_of
-from .lorafile import BINDING, LoraFile, kind_of, rank_in, read_safetensors
+from .lorafile import BINDING, LoraFile, read_safetensors
+from .parts import complaint, kind_of, rank_in
 from .tensorfile import data_digest
 
 LONG = 200  # letters of a metadata value that are shown
@@ -23,7 +25,7 @@ def inspect_file(file: LoraFile, names: Names) -> dict[str, Any]:
     kinds, ranks, alphas, types = Counter(), Counter(), Counter(), Counter()
     blocks: Counter = Counter()
     for name, parts in file.layers.items():
-        kinds[kind_of(parts) or "incomplete"] += 1
+        kinds[_kind(parts)] += 1
         ranks[rank_in(parts)] += 1
         alphas[round(float(parts["alpha"]), 4) if "alpha" in parts else None] += 1
         types.update(str(t.dtype).removeprefix("torch.") for p, t in parts.items() if p != "alpha")
@@ -70,6 +72,11 @@ def embedding_facts(path: Path) -> dict[str, Any] | None:
     }
 
 
+def _kind(parts: Mapping[str, torch.Tensor]) -> str:
+    kind = kind_of(parts) or "incomplete"
+    return f"{kind} + dora" if kind != "dora" and "dora_scale" in parts else kind
+
+
 def _block(name: str, file: LoraFile, names: Names) -> str:
     if name in file.foreign:
         return "unknown"
@@ -100,29 +107,31 @@ def _targets(file: LoraFile) -> list[str]:
 def problems(file: LoraFile, digest: str) -> list[str]:
     """What is wrong with a file or will surprise somebody, one line each."""
     out = []
-    wild = [
-        f"{name}.{part}"
-        for name, parts in file.layers.items()
-        for part, tensor in parts.items()
-        if not torch.isfinite(tensor).all()
-    ]
-    halves = [n for n, parts in file.layers.items() if not kind_of(parts)]
+    wrong = Counter(text for parts in file.layers.values() if (text := complaint(parts)))
+    for text, count in wrong.most_common():
+        first = next(n for n, parts in file.layers.items() if complaint(parts) == text)
+        out.append(f"{count} layers cannot be used: each {text}, as {first}")
     for found, what in (
-        (wild, "tensors hold NaN or infinity"),
-        (halves, "layers are incomplete"),
         (file.foreign, "layers belong to no SDXL model"),
         (file.strange, "keys are no part of an adapter"),
     ):
         if found:
             more = ", ..." if len(found) > SHOWN else ""
             out.append(f"{len(found)} {what}: {', '.join(found[:SHOWN])}{more}")
+    limited = [n for n, p in file.layers.items() if "oft_blocks" in p and float(p.get("alpha", 0))]
+    if limited:
+        out.append(
+            f"the rotations of {len(limited)} layers have a limit (alpha); LyCORIS multiplies it "
+            "by the number of rows and ComfyUI does not, so it turns less than was trained"
+        )
+    out += file.remarks
     unread = [n for n in file.layers if ".attn" in n and n in file.diffusers_named]
     if unread:
         out.append(
             f"ComfyUI does not read diffusers' names of {len(unread)} attention layers: convert "
             "the file with --style kohya"
         )
-    claimed = file.metadata.get("sshs_model_hash")
+    claimed = file.metadata.get("sshs_model_hash", "").removeprefix("0x")
     if claimed and claimed != digest:
         out.append("the content is not what the metadata's hash was made of: the file was changed")
     if not any(k.startswith(BINDING) for k in file.metadata):

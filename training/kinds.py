@@ -291,7 +291,7 @@ def _export_lokr(tensors: Mapping[str, torch.Tensor], rank: int, alpha: float) -
 
 
 def _export_oft(tensors: Mapping[str, torch.Tensor], rank: int, alpha: float) -> Tensors:
-    return dict(tensors)  # no alpha: readers would take it for a limit of the rotation
+    return {**tensors, "alpha": torch.tensor(0.0)}  # no limit of the rotation, as LyCORIS says it
 
 
 ALL_DROPOUTS = ("dropout", "rank_dropout", "module_dropout")

@@ -19,6 +19,7 @@ STYLES = {
 KOHYA_UNET = "lora_unet_"
 KOHYA_TEXT = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
 COMFY_TEXT = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+TEXT_PROJECTION = "text_projection"  # of the second text encoder; OneTrainer trains it
 TEXT_DEPTH = 32  # layers of the deeper text encoder
 _TEXT_PARTS = (
     *(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")),
@@ -34,12 +35,13 @@ SDXL_UNET = {
 
 
 def text_names(model: str) -> list[str]:
-    """Names of every layer a text encoder may have an adapter in."""
-    return [
+    """Names of every layer a text encoder may have an adapter in, deeper ones later."""
+    layers = [
         f"{model}.text_model.encoder.layers.{i}.{part}"
         for i in range(TEXT_DEPTH)
         for part in _TEXT_PARTS
     ]
+    return layers + ([f"{model}.{TEXT_PROJECTION}"] if model == TEXT_ENCODERS[1] else [])
 
 
 def kohya_stem(name: str, sgm: Mapping[str, str]) -> str:

@@ -140,7 +140,9 @@ class Pissa:
 
     @staticmethod
     def forward(module, active_adapter: str, x: torch.Tensor, result: torch.Tensor, **_: Any):
-        x = module.lora_dropout[active_adapter](x)
+        # contiguous: otherwise torch multiplies by weights that learn in another order than by
+        # fixed ones, and the two do not cancel to the last bit
+        x = module.lora_dropout[active_adapter](x).contiguous()
         down, up = module.lora_A[active_adapter], module.lora_B[active_adapter]
         start = apply_weight(down, x, module.pissa_down.to(x.dtype))
         start = apply_weight(up, start, module.pissa_up.to(x.dtype))

@@ -15,17 +15,27 @@ import torch
 from .checkpoint import Checkpoint
 from .errors import FileError
 from .keys import PREFIXES, open_clip_key_table
-from .lora_names import TEXT_DEPTH, Names, model_of
+from .lora_names import TEXT_DEPTH, TEXT_PROJECTION, Names, model_of
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer's weight lies: a tensor of the checkpoint, and which third of its rows."""
+    """Where a layer's weight lies: a tensor of the checkpoint, and which third of its rows.
+
+    `transposed`: the file has it as (in, out).
+    """
 
     key: str
     third: int | None = None
+    transposed: bool = False
+
+    def part_of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A view of the layer's own weight, or of its bias, in the checkpoint's tensor."""
+        if self.third is not None:
+            return tensor.chunk(3)[self.third]
+        return tensor.T if self.transposed else tensor
 
 
 class Weights:
@@ -48,6 +58,8 @@ class Weights:
             place = Place(f"{PREFIXES['unet']}{sgm}.weight")
         elif model == "text_encoder":
             place = Place(f"{PREFIXES['text_l']}{inner}.weight")
+        elif inner == TEXT_PROJECTION:
+            place = Place(PREFIXES["text_g"] + inner, transposed=True)
         elif inner.endswith(_QKV):
             layer = inner.split(".layers.")[-1].partition(".")[0]
             key = f"transformer.resblocks.{layer}.attn.in_proj_weight"
@@ -61,8 +73,7 @@ class Weights:
         place = self.place(name)
         if place is None:
             return None
-        tensor = self._file.get_tensor(place.key)
-        return tensor if place.third is None else tensor.chunk(3)[place.third]
+        return place.part_of(self._file.get_tensor(place.key))
 
     def layers(self) -> Iterator[str]:
         """Names of all layers with a matrix or a convolution kernel as weight."""

@@ -9,7 +9,7 @@ from training import JobError, parse_job
 from training.adapter import add_adapter
 from training.export import adapter_layers
 from training.kinds import FROZEN, KINDS
-from training.lorafile import change
+from training.parts import change
 from training.state import State, capture, restore
 
 from .test_adapter import small_unet, unet_inputs

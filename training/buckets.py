@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .errors import DatasetError
 from .images import load_image, load_mask, read_alpha
-from .records import DatasetItem
+from .records import NAMES_PER_LINE, DatasetItem
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,10 @@ CROPS: dict[str, tuple[int, int]] = {  # twice the share of the surplus that is 
     "right": (2, 1),
 }
 SUBJECT = "subject"  # a crop around what the mask shows
+MUCH_LOST = 0.1  # share of a picture's area whose loss is worth a word
+MUCH_ENLARGED = 1.25  # times
+OWN_BUCKET_ABOVE = 0.04  # ... and a bucket of the picture's own
+SMALLER_COSTS = 0.2  # a fifth smaller is as bad as a twenty-fifth cut off
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class Placement:
     original_size: Size
     flip: bool = False
     colour: Colour | None = None
+
+    @property
+    def lost(self) -> float:
+        """Share of the picture's area that lies outside of the bucket."""
+        return lost_share(self.original_size, self.bucket_size)
+
+    @property
+    def enlarged(self) -> float:
+        """How many times larger than the picture the sample is, 1 where it is not."""
+        return max(1.0, *(r / o for r, o in zip(self.resized, self.original_size, strict=True)))
 
     @property
     def time_ids(self) -> tuple[int, int, int, int, int, int]:
@@ -156,25 +171,28 @@ def plan_buckets(
 ) -> list[Placement]:
     """The sample every picture becomes, in the order of `items`.
 
-    A picture goes to the bucket of the nearest aspect (least |log ratio|). Without `upscale` it
-    goes to the nearest bucket it fills; one that fills none gets a smaller bucket of its own: its
-    size cut down to multiples of `step` (as sd-scripts' bucket_no_upscale; `min_size` does not
-    bind there). Only a picture narrower than `step` is ever enlarged then.
+    A picture goes to the bucket of the nearest aspect (least |log ratio|), without `upscale` to the
+    nearest one it fills. Where that cuts off more than OWN_BUCKET_ABOVE of it, or where it fills
+    none, it gets a bucket of its own shape, with any sides that are multiples of `step` and within
+    the bounds that are given; without `upscale`, `min_size` does not bind there (as sd-scripts'
+    bucket_no_upscale). Only a picture narrower than `step` is ever enlarged then.
 
     Raises:
         DatasetError: see `bucket_sizes` and `Placement.with_crop`.
     """
     step = default_step(resolution) if step is None else step
     buckets = bucket_sizes(resolution, step, min_size, max_size)
-    high = max(max(bucket) for bucket in buckets)
     placements = []
     for item in items:
         size = (item.width, item.height)
         fitting = [b for b in buckets if upscale or (b[0] <= size[0] and b[1] <= size[1])]
         if fitting:
             bucket = min(fitting, key=lambda b: (_aspect_distance(b, size), -b[0] * b[1], b))
-        else:
-            bucket = _shrunk(size, resolution, step, high)
+        if not fitting or lost_share(size, bucket) > OWN_BUCKET_ABOVE:
+            low = (min_size or step) if upscale else step
+            own = _own_bucket(size, resolution, step, low, max_size, upscale)
+            if not fitting or _cost(size, own, resolution) < _cost(size, bucket, resolution):
+                bucket = own
         plain = Placement(item, bucket, _cover(size, bucket), (0, 0), size)
         placements.append(plain.with_crop(crop))
     return placements
@@ -187,6 +205,21 @@ def count_buckets(placements: Iterable[Placement]) -> dict[Size, int]:
         size = placement.bucket_size
         counts[size] = counts.get(size, 0) + placement.item.repeats
     return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
+
+
+def losses(placements: Iterable[Placement]) -> list[str]:
+    """What pictures lose to their buckets, or by being enlarged, where it is worth a line."""
+    placed = list(dict.fromkeys(placements))
+    cut = [(p, f"{p.lost * 100:.0f} %") for p in placed if p.lost > MUCH_LOST]
+    grown = [(p, f"{p.enlarged:.1f} times") for p in placed if p.enlarged > MUCH_ENLARGED]
+    lines = []
+    for what, found in (("cut by more than a tenth", cut), ("enlarged", grown)):
+        named = [f"{Path(p.item.path).name} {much}" for p, much in found[:NAMES_PER_LINE]]
+        more = ", ..." if len(found) > len(named) else ""
+        if found:
+            whom = "1 picture is" if len(found) == 1 else f"{len(found)} pictures are"
+            lines.append(f"{whom} {what}: {', '.join(named)}{more}")
+    return lines
 
 
 def place_image(placement: Placement, crop: str | tuple[int, int] | None = None) -> torch.Tensor:
@@ -265,16 +298,42 @@ def _aspect_distance(bucket: Size, size: Size) -> float:
     return abs(math.log(bucket[0] * size[1] / (bucket[1] * size[0])))
 
 
-def _shrunk(size: Size, resolution: int, step: int, high: int) -> Size:
-    """The largest bucket inside `size` whose area is at most resolution^2."""
-    width, height = (max(step, min(side, high) // step * step) for side in size)
+def lost_share(size: Size, bucket: Size) -> float:
+    """Share of a picture's area that is cut off when it is scaled to cover a bucket."""
+    (w, h), (bw, bh) = size, bucket
+    return 1.0 - min(bw * h, bh * w) / max(bw * h, bh * w)
+
+
+def _cost(size: Size, bucket: Size, resolution: int) -> float:
+    """What a bucket loses of a picture: what it cuts off, and a little for being small."""
+    area = min(resolution * resolution, size[0] * size[1])
+    smaller = max(0.0, 1.0 - bucket[0] * bucket[1] / area)
+    return lost_share(size, bucket) + SMALLER_COSTS * smaller
+
+
+def _own_bucket(
+    size: Size, resolution: int, step: int, low: int, high: int | None, upscale: bool
+) -> Size:
+    """The bucket of least cost for one picture: one side given, the other as the shape wants it."""
     area = resolution * resolution
-    if width * height > area:
-        if width >= height:
-            width = max(step, area // height // step * step)
-        else:
-            height = max(step, area // width // step * step)
-    return width, height
+    longest = min(high or area, area // step) // step * step
+    scale = math.sqrt(area / (size[0] * size[1]))
+    scale = max(scale if upscale else min(1.0, scale), step / min(size))
+    low = min(-(-low // step) * step, longest)
+    found = []
+    for side in (0, 1):
+        ratio = size[1 - side] / size[side]
+        largest = int(size[side] * scale + 1e-6) // step * step
+        sides = (largest, largest - step, largest - 2 * step)
+        for one in {min(max(n, low), longest) for n in sides}:
+            for other in (int(one * ratio) // step * step, -int(-one * ratio // step) * step):
+                other = min(max(other, low), longest, max(step, area // one // step * step))
+                found.append((one, other) if side == 0 else (other, one))
+    limits = [longest if upscale else max(step, s, int(s * scale)) for s in size]
+    fitting = [b for b in found if b[0] <= limits[0] and b[1] <= limits[1]] or [
+        tuple(min(b, limit // step * step) for b, limit in zip(found[0], limits, strict=True))
+    ]
+    return min(fitting, key=lambda b: (_cost(size, b, resolution), b))
 
 
 def _cover(size: Size, bucket: Size) -> Size:

@@ -15,6 +15,7 @@ import torch
 from . import pausing
 from .adapter import Adapter
 from .board import Board
+from .buckets import losses
 from .cache import Encoded, encode
 from .compiled import check_compiler
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
@@ -113,6 +114,8 @@ class _Run:
             self.state, self.saved_step = found, found.step
         self.judge.recall(self.state)
         self.events.emit("plan", **self.plan.summary(), resumed_from=self.state.step)
+        for line in losses(self.plan.placements):
+            self.events.warn(f"{line}.")
         if warning := spill_warning(self.plan.memory, self.job):
             self.events.warn(warning)
         be_repeatable(self.plan.device)

@@ -8,7 +8,8 @@ import comfy.utils
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ...training.buckets import count_buckets, plan_buckets
+from ...training import setting
+from ...training.buckets import count_buckets, losses, plan_buckets
 from ...training.dataset import Dataset
 from ...training.folders import list_folders
 from ...training.records import EXTENSIONS
@@ -58,9 +59,10 @@ def progress_callback() -> Callable[[int, int], None]:
 
 def dataset_result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -> io.NodeOutput:
     """The outputs of a dataset node, with contact sheet and report shown on it."""
-    placements = plan_buckets(dataset.items, resolution)
+    placements = plan_buckets(dataset.items, resolution, setting("buckets.step").default)
     buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
-    report = f"{dataset.report()}\n  buckets at {resolution} px: {buckets}"
+    lines = [dataset.report(), f"  buckets at {resolution} px: {buckets}"]
+    report = "\n".join([*lines, *(f"  {line}" for line in losses(placements))])
     sheet = torch.from_numpy(contact_sheet(dataset, placements)).to(torch.float32)[None] / 255.0
     show_text(cls, report)
     shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}

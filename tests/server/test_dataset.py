@@ -66,7 +66,7 @@ def test_load_shows_report_and_sheet(server, cast):
     assert 'characters: 1, trigger "zoe"' in report
     assert "error: poses/broken.jpg: " in report
     assert 'backgrounds/rocket.png: has no caption of its own: "a street outside"' in report
-    assert "buckets at 512 px: 512x512: 5, 640x384: 1" in report
+    assert "buckets at 512 px: 512x512: 5, 576x384: 1" in report
     sheet = picture(server, shown)
     assert sheet.shape[1] > 500 and sheet.std() > 30
 

@@ -31,7 +31,8 @@ its file is `embedding_file`'s).
 Files of adapters are read in any spelling by `lorafile` (`lora_names`), and made into others by
 `fileops` (`bake`, `lowrank`, `weights`, `inspection`); `files_cli` has the commands.
 
-`run` strings these together, `events` tells the world about it, `cli` is the program.
+`run` strings these together, `events` tells the world about it, `cli` is the program, `stdio` its
+streams; `program` says how it is started, `launch` starts it in several processes.
 Names below are imported when first used, so importing this package costs nothing.
 """
 
@@ -61,6 +62,7 @@ _HOME = {
     "open_checkpoint": "checkpoint",
     "parse_job": "settings",
     "parse_text": "settings",
+    "program_command": "program",
     "read_dataset": "dataset",
     "run_job": "run",
     "setting": "settings",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import TrainingError
+from .errors import TrainingError, quoted
 from .prune import KINDS, prune
 
 COMMAND = "cache"
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 def _pruned(folder: Path, limit_gb: float | None) -> dict:
     if not any((folder / kind).is_dir() for kind in KINDS):
         names = ", ".join(f"{kind}/" for kind in KINDS)
-        raise TrainingError(f"{str(folder)!r} is no cache: none of {names} is in it.")
+        raise TrainingError(f"{quoted(folder)} is no cache: none of {names} is in it.")
     if limit_gb is not None and not 0 <= limit_gb < 1e9:
         raise TrainingError(f"--limit-gb {limit_gb}: give a number from 0 on.")
     limit = sys.maxsize if limit_gb is None else int(limit_gb * 2**30)

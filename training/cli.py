@@ -14,6 +14,7 @@ checkpoint must be changed, 3 stopped with the state saved, 4 out of memory.
 """
 
 import argparse
+import hashlib
 import logging
 import os
 import signal
@@ -24,8 +25,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from . import cache_cli, files_cli, plan_cli
-from .errors import TrainingError
+from .errors import TrainingError, told
 from .events import Events
+from .stdio import POLL_SECONDS, never_refuse, read_now
 
 if TYPE_CHECKING:
     from .job import TrainingJob
@@ -37,6 +39,7 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
+    never_refuse(sys.stdout)
     if arguments and arguments[0] in files_cli.COMMANDS:
         return files_cli.main(arguments)
     if arguments and arguments[0] == cache_cli.COMMAND:
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         return plan_cli.main(arguments)
     if arguments and arguments[0] == "run":  # the word may be left out
         arguments = arguments[1:]
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # settings may follow an option
     if options.settings:
         _list_settings()
         return DONE
@@ -116,17 +119,16 @@ def _stop_on_signals(stop: threading.Event) -> None:
             signal.signal(getattr(signal, name), handle)
 
 
-def _stop_on_stdin(stop: threading.Event) -> None:
+def _stop_on_stdin(stop: threading.Event, descriptor: int = 0) -> None:
     text = b""
-    while True:
-        try:
-            data = os.read(0, 1024)  # not sys.stdin: its lock would hang the interpreter's end
-        except OSError:
-            data = b""
+    while not stop.is_set():
+        data = read_now(descriptor)  # not sys.stdin: its lock would hang the interpreter's end
+        if data is None:
+            stop.wait(POLL_SECONDS)
+            continue
         text += data
         if not data or b"stop" in text.splitlines():
             stop.set()
-            return
 
 
 def with_tokenizer(job: "TrainingJob") -> "TrainingJob":
@@ -146,9 +148,11 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
     try:
         from .launch import launch
         from .processes import find_team
-        from .settings import load_job, override
+        from .settings import load_job, override, read_job
 
-        job = with_tokenizer(load_job(job_path, override(list(assignments))))
+        data = read_job(job_path)
+        events.mark(job=hashlib.sha256(data).hexdigest())
+        job = with_tokenizer(load_job(job_path, override(list(assignments)), data))
         if job.memory.processes > 1 and "WORLD_SIZE" not in os.environ:
             return launch([str(job_path), *assignments], job.memory.processes, events, stop)
         from .run import run_job
@@ -165,7 +169,7 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
         return REFUSED
     except OSError as error:
         log.exception("Reading or writing failed")
-        events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
+        events.emit("error", kind="disk", message=f"Reading or writing failed: {told(error)}.")
         return REFUSED
     except Exception as error:
         from .run import is_out_of_memory, out_of_memory_advice

@@ -14,7 +14,8 @@
 | stopped | step, steps, saved |
 | done | lora, steps, losses, plot, samples, reused, skipped_steps, embeddings |
 
-Every event also has `event` and `time` (seconds since 1970).
+Every event also has `event`, `time` (seconds since 1970), and `job` once the job file was read: the
+sha256 of what was read, so that who wrote the file knows whose LoRA it is that is done.
 """
 
 import json
@@ -33,10 +34,15 @@ class Events:
         self._lock = threading.Lock()
         self._file: IO[str] | None = None
         self._listeners: list[Callable[[str, dict], None]] = []
+        self._marks: dict[str, Any] = {}
 
     def listen(self, listener: Callable[[str, dict], None]) -> None:
         """Call listener(event, fields) for all further events."""
         self._listeners.append(listener)
+
+    def mark(self, **fields: Any) -> None:
+        """Put these fields into all further events."""
+        self._marks.update(fields)
 
     def keep_in(self, path: Path) -> None:
         """Append all further events to `path` too."""
@@ -60,7 +66,7 @@ class Events:
 
     def emit(self, event: str, **fields: Any) -> None:
         """Write one event; a reader that has gone away does not stop the run."""
-        values = {"event": event, "time": round(time.time(), 3), **fields}
+        values = {"event": event, "time": round(time.time(), 3), **self._marks, **fields}
         line = json.dumps(_plain(values), allow_nan=False) + "\n"
         for listener in self._listeners:
             listener(event, fields)

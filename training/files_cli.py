@@ -1,6 +1,6 @@
 """Commands for adapter files.
 
-    python -m training inspect FILE [--json]
+    python -m training inspect FILE ... [--json]
     python -m training convert FILE -o OUT [--style diffusers] [--precision bf16]
     python -m training merge FILE FILE ... -o OUT [--weights 0.8,0.5]
     python -m training merge FILE ... --into CHECKPOINT -o OUT
@@ -8,17 +8,20 @@
     python -m training extract TUNED_CHECKPOINT --base CHECKPOINT -o OUT [--rank 32]
 
 A file appears under its name only when complete; inputs are never overwritten, other files with
---force only. Exit code 2: something must be changed, and one line on stderr says what.
+--force only. Patterns such as *.safetensors are filled in where the shell does not do it. Exit code
+2: something must be changed, and one line on stderr says what.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FileError, TrainingError
+from .errors import FileError, TrainingError, quoted, told
 
 if TYPE_CHECKING:
     from .fileops import Made
@@ -35,6 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        options.files = _expanded(options.files)
         if options.command != "inspect":
             _check_output(options)
         lines = _RUN[options.command](options)
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return REFUSED
     except OSError as error:
-        sys.stderr.write(f"Reading or writing failed: {error}.\n")
+        sys.stderr.write(f"Reading or writing failed: {told(error)}.\n")
         return REFUSED
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument("--force", action="store_true", help="overwrite OUT")
         return made
 
-    inspect = command("inspect", "Say what an adapter file is, and what is wrong with it.")
+    inspect = command("inspect", "Say what an adapter file is, and what is wrong with it.", "+")
     inspect.add_argument("--json", action="store_true", help="for programs")
     convert = command("convert", "Change names and number format of an adapter file.")
     convert.add_argument("--style", choices=("kohya", "diffusers"), default="kohya")
@@ -106,6 +110,19 @@ def _share(text: str) -> float:
     return share
 
 
+def _expanded(files: "Path | list[Path]") -> "Path | list[Path]":
+    """The files that are there in place of patterns; cmd and PowerShell leave these to programs."""
+    if not isinstance(files, list):
+        found = _expanded([files])
+        if len(found) > 1:
+            raise FileError(f"{quoted(files)} names {len(found)} files: give one.")
+        return found[0]
+    named = [[] if os.path.exists(path) else sorted(glob(str(path))) for path in files]
+    return [
+        Path(name) for path, names in zip(files, named, strict=True) for name in names or [path]
+    ]
+
+
 def _check_output(options: argparse.Namespace) -> None:
     out, files = options.output, options.files
     if out.suffix.lower() != ".safetensors":
@@ -115,7 +132,7 @@ def _check_output(options: argparse.Namespace) -> None:
         if path is not None and out.exists() and path.exists() and out.samefile(path):
             raise FileError(f"Output {out.name!r} is an input: choose another name.")
     if out.exists() and not options.force:
-        raise FileError(f"Output {str(out)!r} exists: choose another name, or add --force.")
+        raise FileError(f"Output {quoted(out)} exists: choose another name, or add --force.")
 
 
 # -------------------------------------------------------------------------------- commands
@@ -145,11 +162,16 @@ def _inspect(options: argparse.Namespace) -> list[str]:
     from .inspection import embedding_facts, inspect_file, report
     from .lorafile import read_lora
 
-    if facts := embedding_facts(options.files):
-        return [json.dumps(facts, indent=1) if options.json else report(facts)]
-    names = _names(options)
-    facts = inspect_file(read_lora(options.files, names), names)
-    return [json.dumps(facts, indent=1) if options.json else report(facts)]
+    found = []
+    for path in options.files:
+        facts = embedding_facts(path)
+        if not facts:
+            names = _names(options)
+            facts = inspect_file(read_lora(path, names), names)
+        found.append(facts)
+    if options.json:
+        return [json.dumps(found if len(found) > 1 else found[0], indent=1)]
+    return ["\n\n".join(map(report, found))]
 
 
 def _convert(options: argparse.Namespace) -> list[str]:

@@ -34,23 +34,37 @@ def assemble(plan: Plan, data: Encoded, state: State) -> tuple[Adapter, Loop]:
     return adapter, loop
 
 
-def be_repeatable(device: torch.device) -> None:
-    """Choose kernels that give the same bits every time, where that costs nothing."""
-    if device.type == "cpu":
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+def be_repeatable(device: torch.device, state: State) -> str:
+    """Choose kernels that give the same bits every time, where that costs nothing.
+
+    On the processor sums depend on how many threads share them: a run goes on with as many as it
+    began with, whatever the environment says now. Returns what to tell the user, or "".
+    """
+    if device.type != "cpu":
+        return ""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    offered = torch.get_num_threads()
+    state.threads = state.threads or offered
+    if state.threads == offered:
+        return ""
+    torch.set_num_threads(state.threads)
+    return (
+        f"This run began with {state.threads} threads of the processor and goes on with them, not "
+        f"with {offered}, so that its numbers stay the same."
+    )
 
 
 def follow(plan: Plan) -> int:
     """Train along with the first process until it says stop; returns the finished steps."""
     team = plan.team
-    be_repeatable(plan.device)
     if not team.agree(None):  # nothing to train
         return plan.job.schedule.steps
     if not team.agree(None):  # stopped while pictures were encoded
         return 0
     states = States(plan.run_dir, plan.digest, plan.job.saving.keep)
     state = states.newest(lambda _: None) or State()
+    be_repeatable(plan.device, state)
     data = encode(plan, needed_texts(plan), lambda *_: None)
     _, loop = assemble(plan, data, state)
     done = [state.step]

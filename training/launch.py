@@ -8,15 +8,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from .events import Events
+from .program import program_command
 
-PROGRAM = Path(__file__).resolve().parent / "__main__.py"
 GRACE_SECONDS = 60  # for the others, after the first has left
 
 
@@ -51,7 +49,7 @@ def _start(
     arguments: Sequence[str], rank: int, environment: dict[str, str], events: Events
 ) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *arguments, "--control", "stdin"],
+        program_command(*arguments, "--control", "stdin"),
         stdin=subprocess.PIPE,
         stdout=events if rank == 0 else subprocess.DEVNULL,
         env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .errors import FileError
+from .errors import FileError, quoted
 from .lora_names import DIFFUSERS, KOHYA, Names, model_of
 from .parts import DOWN, MID, UP, Parts, kind_of, rank_in, scale_of, split_key
 from .tensorfile import serialize, write_bytes
@@ -62,7 +62,7 @@ def read_safetensors(path: Path) -> tuple[Parts, dict[str, str]]:
 
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"File {str(path)!r} does not exist.")
+        raise FileError(f"File {quoted(path)} does not exist.")
     if path.suffix.lower() not in (".safetensors", ".sft"):
         raise FileError(
             f"File {path.name!r} is not a .safetensors file: pickled formats can run code, "

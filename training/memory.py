@@ -5,7 +5,7 @@ forward pass keeps (activations.py), and room to compute in. If that is too much
 twice, those first that give back most bytes for the work they cost.
 """
 
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from .adapter_size import AdapterSize, all_units, measure_adapter
 
 if TYPE_CHECKING:
     from .job import TrainingJob
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 CONTEXT_BYTES = 0.4 * GIB  # what CUDA itself and its libraries take
@@ -321,6 +323,9 @@ def main_memory_bytes() -> int | None:
     except (OSError, KeyError, ValueError):
         pass
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
+        import psutil  # ComfyUI requires it; training alone may do without
+
+        return psutil.virtual_memory().available
+    except (ImportError, OSError):
+        log.warning("Free main memory is unknown: pip install psutil in this Python.")
         return None

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("job", type=Path, help="job file, .yaml or .json")
     parser.add_argument("set", nargs="*", metavar="section.field=value", help="change a setting")
-    options = parser.parse_args(list(arguments)[1:])
+    options = parser.parse_intermixed_args(list(arguments)[1:])
     try:
         lines = describe(options.job, options.set)
     except TrainingError as error:

@@ -70,8 +70,7 @@ class Team:
         parts = [loss.detach().float().reshape(1)]
         for p in parameters:
             parts.append((torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1))
-        flat = torch.cat(parts)
-        torch.distributed.all_reduce(flat)
+        flat = _added_up(torch.cat(parts))
         start = 1
         for p in parameters:
             p.grad = flat[start : start + p.numel()].view_as(p).to(p.dtype)
@@ -94,12 +93,32 @@ class Team:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+        if os.name == "nt" and lacks_libuv(torch.__version__):
+            os.environ.setdefault("USE_LIBUV", "0")
+        torch.distributed.init_process_group(backend_for(device), timeout=PATIENCE)
         try:
             yield
         finally:
             torch.distributed.destroy_process_group()
+
+
+def backend_for(device: torch.device) -> str:
+    """NCCL for graphics cards where it is built in, which it is not on Windows."""
+    nccl = device.type == "cuda" and torch.distributed.is_nccl_available()
+    return "nccl" if nccl else "gloo"
+
+
+def lacks_libuv(version: str) -> bool:
+    """Whether this torch wants libuv by default and has none of it on Windows: 2.4 to 2.6."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return (2, 4) <= (major, minor) < (2, 7)
+
+
+def _added_up(flat: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes; gloo is sure to do it in main memory only."""
+    shared = flat if torch.distributed.get_backend() == "nccl" else flat.cpu()
+    torch.distributed.all_reduce(shared)
+    return shared.to(flat.device)
 
 
 def _exchange_device() -> torch.device | None:

@@ -118,8 +118,10 @@ class _Run:
             self.events.warn(f"{line}.")
         if warning := spill_warning(self.plan.memory, self.job):
             self.events.warn(warning)
-        be_repeatable(self.plan.device)
         reused = self.state.step >= steps
+        warning = be_repeatable(self.plan.device, self.state)
+        if warning and not reused:
+            self.events.warn(warning)
         self.plan.team.agree(not reused)
         if not reused or not self._samples_exist():
             try:

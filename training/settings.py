@@ -4,6 +4,7 @@
 pydantic's complaints into one line that names the setting and the remedy.
 """
 
+import codecs
 import difflib
 import hashlib
 import json
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from .errors import JobError
+from .errors import JobError, quoted
 from .job import TrainingJob
 from .presets import PRESETS
 from .yaml_text import load_yaml
@@ -34,6 +35,11 @@ PATHS = (
     "saving.output",
     "folders.runs",
     "folders.cache",
+)
+ESCAPED = frozenset("\0\a\b\t\n\v\f\r\x1b\x85\u2028\u2029")  # what YAML makes of backslashes
+SINGLE_QUOTES = (
+    "in double quotes a backslash begins a character such as \\n: write a path as "
+    "'C:\\new\\model.safetensors' in single quotes, or with /"
 )
 
 
@@ -179,6 +185,8 @@ def parse_text(text: str, what: str = "The job") -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or _short(error)
+        if "escape" in problem or "expected escape sequence" in problem:
+            problem += f"; {SINGLE_QUOTES}"
         raise JobError(f"{what} is not valid YAML{line}: {problem}.") from None
     if values is None:
         return {}
@@ -197,16 +205,41 @@ def _read_json(text: str) -> dict[str, Any] | None:
         return None
 
 
-def load_job(path: Path, overrides: Mapping[str, Any] | None = None) -> TrainingJob:
+def read_job(path: Path) -> bytes:
+    """The content of a job file.
+
+    Raises:
+        JobError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise JobError(
+            f"Job file {quoted(path)} cannot be read: {error.strerror or error}."
+        ) from None
+
+
+def _decode(data: bytes, path: Path) -> str:
+    """UTF-8, or UTF-16 with its mark, which is what PowerShell's > writes."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise JobError(f"Job file {quoted(path)} is not UTF-8: save it as UTF-8.") from None
+
+
+def load_job(
+    path: Path, overrides: Mapping[str, Any] | None = None, data: bytes | None = None
+) -> TrainingJob:
     """A job from a .yaml or .json file; relative paths in it are relative to its folder.
+
+    Args:
+        data: what `read_job` has read of it already.
 
     Raises:
         JobError: unreadable file, or as `parse_job`.
     """
-    try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"Job file {str(path)!r} cannot be read: {error}.") from None
+    text = _decode(read_job(path) if data is None else data, path)
     values = parse_text(text, f"Job file {Path(path).name!r}")
     job = parse_job(merge(values, overrides or {}))
     return _with_absolute_paths(job, Path(path).resolve().parent)
@@ -216,6 +249,10 @@ def _with_absolute_paths(job: TrainingJob, folder: Path) -> TrainingJob:
     values = job.model_dump()
     for path in PATHS:
         section, name = path.split(".")
+        if ESCAPED.intersection(values[section][name]):
+            raise JobError(
+                f"Setting {path!r} is no path, {values[section][name]!r}: {SINGLE_QUOTES}."
+            )
         if values[section][name]:
             try:
                 target = (folder / values[section][name]).resolve()
@@ -262,7 +299,8 @@ def _complaint(error: ValidationError) -> str:
         return f"Setting {path!r} is missing: give it a value."
     message = problem["msg"].removeprefix("Value error, ")
     given = problem.get("input")
-    shown = f" (got {_short(repr(given))})" if isinstance(given, str | int | float | bool) else ""
+    given = quoted(given) if isinstance(given, str) else given
+    shown = f" (got {_short(given)})" if isinstance(given, str | int | float | bool) else ""
     return f"Setting {path!r}: {message[0].lower()}{message[1:]}{shown}."
 
 

@@ -38,6 +38,7 @@ class State:
         skipped: number of skipped steps.
         seconds: time spent in steps, over all parts of the run.
         started: when the run began, seconds since 1970.
+        threads: of the processor it began with, 0 for unknown; see `be_repeatable`.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class State:
     skipped: int = 0
     seconds: float = 0.0
     started: float = 0.0
+    threads: int = 0
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
@@ -94,6 +96,7 @@ class States:
             "skipped": state.skipped,
             "seconds": state.seconds,
             "started": state.started,
+            "threads": state.threads,
             "update": update,
             "scores": state.scores,
             "measured_on": state.measured_on,
@@ -158,6 +161,7 @@ class States:
             skipped=facts["skipped"],
             seconds=facts["seconds"],
             started=facts["started"],
+            threads=facts.get("threads", 0),
         )
 
 

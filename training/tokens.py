@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from .captions import holds_phrase
-from .errors import JobError
+from .errors import JobError, quoted
 
 MAX_TOKENS = 77  # what a text encoder reads at once, start and end included
 CHUNK = MAX_TOKENS - 2
@@ -32,7 +32,7 @@ def tokenizer_digest(folder: str) -> str:
         path = Path(folder) / name
         if not folder or not os.path.isfile(path):
             raise JobError(
-                f"Setting 'base.tokenizer': {name} is not in {folder!r}; give the folder "
+                f"Setting 'base.tokenizer': {name} is not in {quoted(folder)}; give the folder "
                 "comfy/sd1_tokenizer of a ComfyUI."
             )
         digest.update(path.read_bytes())

@@ -4,12 +4,13 @@ The child ends by itself when its stdin closes (that is what happens when ComfyU
 finishing the step and saving its state. Nothing here touches a model.
 """
 
+import hashlib
 import json
 import logging
 import os
 import queue
 import subprocess
-import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Any
 
 import comfy.model_management
 
+from ...training import program_command
+from .environment import clean_environment
+
 log = logging.getLogger(__name__)
 
-PROGRAM = Path(__file__).resolve().parents[2] / "training" / "__main__.py"
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 900  # how long an interrupted child may take to finish its step and save
 TAIL_LINES = 15
@@ -48,7 +51,7 @@ def run_training(
 
     Args:
         job: values of a TrainingJob, JSON-ready.
-        folder: where NAME.job.json and NAME.log are kept.
+        folder: where NAME.log is kept.
         on_event: called in this thread for every event; may raise to stop the child.
         check: called several times a second; may raise to stop the child, too.
 
@@ -57,11 +60,31 @@ def run_training(
         InterruptProcessingException: the user interrupted; the child has saved its state.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    job_path, log_path = folder / f"{name}.job.json", folder / f"{name}.log"
-    job_path.write_text(json.dumps(job, indent=2), "utf-8")
-    with open(log_path, "ab") as log_file, _start(job_path, log_file) as process:
+    log_path = folder / f"{name}.log"
+    data = json.dumps(job, indent=2).encode()
+    # a file of its own: another ComfyUI with this output folder may train under the same name
+    with (
+        tempfile.TemporaryDirectory(prefix="troupe-job-", ignore_cleanup_errors=True) as own,
+        open(log_path, "ab") as log_file,
+    ):
+        log_start = log_file.tell()
+        job_path = Path(own) / "job.json"
+        job_path.write_bytes(data)
+        last, code = _follow(_start(job_path, log_file), on_event, check)
+    if last.get("event") == "done":  # sent after the file was verified and renamed
+        if last.get("job") != hashlib.sha256(data).hexdigest():
+            raise TrainingFailed(f"The training process has done another job than {name}.")
+        return last
+    raise TrainingFailed(_reason(last, code, log_path, log_start))
+
+
+def _follow(
+    process: subprocess.Popen, on_event: Callable[[Event], None], check: Callable[[], None]
+) -> tuple[Event, int]:
+    """(the event that says how it ended, exit code) of a process, once it has ended."""
+    last: Event = {}
+    with process:
         events = _read_events(process)
-        last: Event = {}
         try:
             while (event := _next_event(events, check)) is not None:
                 if event["event"] in ("done", "error", "stopped"):
@@ -72,20 +95,17 @@ def run_training(
             raise
         finally:
             _make_sure_it_ended(process)
-    if last.get("event") == "done":  # sent after the file was verified and renamed
-        return last
-    raise TrainingFailed(_reason(last, process.returncode, log_path))
+    return last, process.returncode
 
 
 def _start(job_path: Path, log_file) -> subprocess.Popen:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     flags = {"creationflags": subprocess.CREATE_NO_WINDOW} if os.name == "nt" else {}
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(job_path), "--control", "stdin"],
+        program_command(str(job_path), "--control", "stdin"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log_file,
-        env=environment,
+        env=clean_environment(),
         **flags,
     )
 
@@ -152,7 +172,7 @@ def _make_sure_it_ended(process: subprocess.Popen) -> None:
             process.wait()
 
 
-def _reason(last: Event, code: int, log_path: Path) -> str:
+def _reason(last: Event, code: int, log_path: Path, log_start: int) -> str:
     if last.get("event") == "error" and last.get("kind") != "internal":
         return last["message"]
     if last.get("event") == "stopped":
@@ -163,10 +183,12 @@ def _reason(last: Event, code: int, log_path: Path) -> str:
     said = f" {last['message']}." if last.get("event") == "error" else ""
     return (
         f"Training ended with exit code {code} and no LoRA.{said} "
-        f"The end of {log_path.name}:\n{_tail(log_path)}"
+        f"The end of {log_path.name}:\n{_tail(log_path, log_start)}"
     )
 
 
-def _tail(path: Path) -> str:
-    text = path.read_text("utf-8", "replace").strip()
+def _tail(path: Path, start: int) -> str:
+    with open(path, "rb") as file:
+        file.seek(start)
+        text = file.read().decode("utf-8", "replace").strip()
     return "\n".join(text.splitlines()[-TAIL_LINES:]) or "(empty)"

@@ -148,13 +148,13 @@ def test_only_events_reach_stdout(tmp_path):
         "import os, subprocess, sys\n"
         "sys.path.insert(0, sys.argv[1])\n"
         "from training import cli, settings\n"
-        "honest = settings.load_job\n"
+        "honest = settings.read_job\n"
         "def noisy(*args):\n"
         "    print('hello from a library')\n"
         "    os.write(1, b'hello from C')\n"
         "    subprocess.run([sys.executable, '-c', 'print(\"hello from a child\")'])\n"
         "    return honest(*args)\n"
-        "settings.load_job = noisy\n"
+        "settings.read_job = noisy\n"
         "sys.exit(cli.main([sys.argv[2]]))\n"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(tmp_path / "gone.yaml")]

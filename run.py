@@ -37,6 +37,7 @@ COMMANDS = {
 def main(arguments):
     if sys.version_info < (3, 10):  # noqa: UP036 - a sentence instead of a traceback
         sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info[:2]))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not be in the code page
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -68,7 +69,7 @@ def prepare():
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check"]
     for file in files:
         command += ["-r", str(file)]
-    failed = subprocess.call([*command, "-c", str(CONSTRAINTS)])
+    failed = subprocess.call([*command, "-c", str(CONSTRAINTS)], stdin=subprocess.DEVNULL)
     UNFINISHED.unlink()  # pip undoes its own failures; only a killed pip leaves the mark
     if failed:
         sys.exit("pip could not install the requirements; see above. Then run the command again.")
@@ -79,7 +80,8 @@ def works(python):
     """Whether this interpreter starts and has pip; a moved or half-made environment does not."""
     try:
         probe = [str(python), "-c", "import pip"]
-        return subprocess.call(probe, stderr=subprocess.DEVNULL, cwd=ROOT.anchor) == 0
+        nothing = subprocess.DEVNULL
+        return subprocess.call(probe, cwd=ROOT.anchor, stdin=nothing, stderr=nothing) == 0
     except OSError:
         return False
 
@@ -111,7 +113,7 @@ def digest(files):
 
 def run(command):
     """Run in the foreground; its exit code. Ctrl-C reaches the tool too: let it end in its way."""
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, stdin=None)  # for pytest --pdb
     while True:
         try:
             code = process.wait()

@@ -8,6 +8,8 @@ import platform
 import sys
 from pathlib import Path
 
+from training.stdio import never_refuse
+
 from . import __path__ as _path
 
 
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("area", choices=[*areas(), "all"])
     parser.add_argument("--json", type=Path, help="also append the rows as JSON lines to this file")
     options = parser.parse_args()
+    never_refuse(sys.stdout)
     chosen = areas() if options.area == "all" else [options.area]
     for area in chosen:
         for row in importlib.import_module(f"bench.{area}").rows():

@@ -22,7 +22,9 @@ WARM = 2
 
 def core_rows() -> Iterator[Row]:
     command = [sys.executable, "-m", "bench._core_step"]
-    output = subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        command, check=True, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ).stdout
     yield from (Row(**json.loads(line)) for line in output.splitlines() if line.startswith("{"))
 
 

@@ -34,6 +34,8 @@ def rows(runs: int = 5) -> Iterator[Row]:
     command = [sys.executable, "-c", script]
     seconds = []
     for _ in range(runs + 1):  # the first run fills the file cache and is not counted
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = subprocess.run(
+            command, check=True, text=True, stdin=subprocess.DEVNULL, capture_output=True
+        ).stdout
         seconds.append(float(output.strip().splitlines()[-1]))
     yield Row("pack.import_s", statistics.median(seconds[1:]), "s")

@@ -68,7 +68,9 @@ def _whole_run(folder: Path) -> Iterator[Row]:
     path.write_text(json.dumps(job), "utf-8")
     command = [sys.executable, str(ROOT / "training" / "__main__.py"), str(path)]
     begin = time.time()
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        command, check=True, encoding="utf-8", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ).stdout
     events = [json.loads(line) for line in output.splitlines()]
     steps = [e for e in events if e["event"] == "step"]
     latents = [e for e in events if e["event"] == "phase" and e["name"] == "latents"]

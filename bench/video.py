@@ -144,7 +144,9 @@ def _peak() -> Row:
     """What saving a 1080p film adds to the memory of its process, with the default preset."""
     with tempfile.TemporaryDirectory() as folder:
         script = PEAK.format(root=str(ROOT), target=str(Path(folder) / "film.mp4"))
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script], text=True, stdin=subprocess.DEVNULL, capture_output=True
+        )
     if done.returncode:
         raise RuntimeError(done.stderr)
     return Row("video.peak_mb", float(done.stdout), "MB")

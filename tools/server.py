@@ -19,6 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.error import URLError
 
+from training.stdio import never_refuse
+
 from .client import Client, ClientError
 from .comfyui import ComfyUIError, find_comfyui
 
@@ -140,7 +142,8 @@ class ComfyServer:
     def command(self, comfyui: Path, port: int) -> list[str]:
         """The argument list that starts ComfyUI."""
         cpu = not _accelerator_found() if self._cpu is None else self._cpu
-        command = [sys.executable, str(ROOT / "tools" / "launch.py"), str(comfyui / "main.py")]
+        command = [sys.executable, "-X", "utf8", str(ROOT / "tools" / "launch.py")]
+        command += [str(comfyui / "main.py")]
         command += ["--listen", "127.0.0.1", "--port", str(port)]
         command += ["--base-directory", str(self.base_dir), "--disable-auto-launch"]
         command += ["--disable-all-custom-nodes", "--disable-api-nodes"]
@@ -153,6 +156,7 @@ class ComfyServer:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
         environment |= self._environment
         environment.pop("PYTHONPATH", None)
+        environment.pop("PYTHONIOENCODING", None)  # the log is UTF-8, whatever folders are called
         if os.name == "nt":
             own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         else:
@@ -261,6 +265,7 @@ def main(options: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=8188)
     parser.add_argument("--base-directory", type=Path, default=ROOT / "output" / "serve")
     own, passed_on = parser.parse_known_args(options)
+    never_refuse(sys.stdout)
     base = own.base_directory.resolve()
     from demo.nano import build_nano, nano_files
 

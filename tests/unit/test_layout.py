@@ -1,6 +1,7 @@
 """The rules of the house, read off the sources."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -104,6 +105,35 @@ def test_run_py_needs_the_standard_library_only():
         for line, level, module, _ in imports(SOURCES[file]):
             top = module.split(".")[0]
             assert level or top in {*sys.stdlib_module_names, "tools"}, f"{file}:{line}: {module}"
+
+
+def test_every_process_we_start_is_told_what_it_reads():
+    """Left out, it inherits our standard input, which may be a pipe that somebody else reads."""
+    faults = []
+    for file, path in SOURCES.items():
+        if file.startswith("tests/"):  # pytest puts nothing into its own place
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("subprocess."):
+                if not {"stdin", "input"} & {keyword.arg for keyword in node.keywords}:
+                    faults.append(f"{file}:{node.lineno}")
+    assert not faults
+
+
+def test_paths_in_messages_are_not_doubled():
+    """repr() writes C:\\\\new for C:\\new."""
+    shown = re.compile(r"^(str\(.*|.*(path|folder|root|file|out))$")
+    faults = [
+        f"{file}:{node.lineno}: {ast.unparse(node.value)}"
+        for file, path in SOURCES.items()
+        if file.startswith(("training/", "nodes/", "conditioning/", "video/"))
+        and file not in ("training/settings.py", "nodes/training_widgets.py")  # paths of settings
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FormattedValue)
+        and node.conversion == ord("r")
+        and shown.match(ast.unparse(node.value))
+    ]
+    assert not faults
 
 
 def test_sources_are_short_and_ascii():

@@ -77,7 +77,13 @@ def test_pack_and_companion_load(server):
     log = server.log_text()
     loaded = log.partition("Import times for custom nodes")[2].partition("Starting server")[0]
     assert PACK_FOLDER in loaded and COMPANION_FOLDER in loaded
-    for complaint in ("IMPORT FAILED", "Cannot import", "Error while calling comfy_entrypoint"):
+    assert PACK_FOLDER in log.partition("Prestartup times")[2].partition("Total VRAM")[0]
+    for complaint in (
+        "PRESTARTUP FAILED",
+        "IMPORT FAILED",
+        "Cannot import",
+        "Error while calling comfy_entrypoint",
+    ):
         assert complaint not in log
 
 
@@ -115,13 +121,18 @@ def test_a_dead_starter_leaves_nothing(tmp_path, breeder, how):
 
 
 def test_a_taken_port_is_left_for_another(tmp_path, monkeypatch):
-    """Also: another folder name for the pack, and spaces in every path."""
+    """Also: another folder name for the pack, and spaces and any script in every path."""
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252:strict")  # the code page of a Windows
+    monkeypatch.setenv("PYTHONUTF8", "0")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         ports = iter([taken.getsockname()[1], house._free_port()])
         monkeypatch.setattr(house, "_free_port", lambda: next(ports))
-        with ComfyServer(tmp_path / "a base", cpu=True, folder="troupe, renamed") as server:
+        with ComfyServer(
+            tmp_path / "a base, Zo\xeb \u65e5\u672c", cpu=True, folder="troupe, renamed"
+        ) as server:
+            assert str(server.base_dir) in server.log_text()
             assert not server.url.endswith(str(taken.getsockname()[1]))
             modules = {i["python_module"] for i in server.client.object_info().values()}
             assert "custom_nodes.troupe, renamed" in modules

@@ -11,7 +11,7 @@ import pytest
 
 from tools.server import ROOT
 
-PYTEST = "import json, sys; print('ran', sys.prefix, json.dumps(sys.argv[1:])); sys.exit(7)"
+PYTEST = "import json, sys; print('ran', ascii(sys.prefix), json.dumps(sys.argv[1:])); sys.exit(7)"
 
 
 def make_wheel(folder: Path, name: str) -> Path:
@@ -31,10 +31,13 @@ def make_wheel(folder: Path, name: str) -> Path:
 
 
 class House:
-    """A checkout whose environment holds one tiny package, and whose pytest is a stub."""
+    """A checkout whose environment holds one tiny package, and whose pytest is a stub.
+
+    Its folder has a name that the code page of the output lacks.
+    """
 
     def __init__(self, folder: Path):
-        self.root = folder / "a clone, renamed"
+        self.root = folder / "a clone, \u65e5\u672c"
         self.root.mkdir(parents=True)
         shutil.copy(ROOT / "run.py", self.root)
         ignored = shutil.ignore_patterns("__pycache__")
@@ -53,9 +56,10 @@ class House:
 
     def run(self, *arguments: str, root: Path | None = None) -> tuple[int, str]:
         """(exit code, everything printed) of run.py."""
-        environment = {**os.environ, "COMFYUI_PATH": str(self.comfyui)}
+        code_page = {"PYTHONIOENCODING": "cp1252:strict", "PYTHONUTF8": "0"}
+        environment = {**os.environ, **code_page, "COMFYUI_PATH": str(self.comfyui)}
         command = [sys.executable, str((root or self.root) / "run.py"), *arguments]
-        merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        merged = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "cp1252"}
         done = subprocess.run(command, env=environment, cwd=self.root.parent, **merged)
         return done.returncode, done.stdout
 
@@ -72,7 +76,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
     """A house whose first run is done; the tests go on from there, in order."""
     house = House(tmp_path_factory.mktemp("house"))
     code, printed = house.run("tests", "-k", "a b")
-    assert f'ran {house.venv} ["-k", "a b"]' in printed
+    assert f'ran {str(house.venv)!a} ["-k", "a b"]' in printed
     assert code == 7  # the tool's own exit code
     return house
 
@@ -89,7 +93,7 @@ def test_through_a_link_it_is_the_same_house(house, tmp_path):
     link = tmp_path / "custom nodes" / "ComfyUI-Troupe"
     link.symlink_to(house.root, target_is_directory=True)
     code, printed = house.run("tests", root=link)
-    assert f"ran {house.venv}" in printed and "Making" not in printed
+    assert f"ran {str(house.venv)!a}" in printed and "Making" not in printed
 
 
 def test_a_changed_requirement_updates_the_environment(house):

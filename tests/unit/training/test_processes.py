@@ -1,12 +1,14 @@
 """Several processes train one adapter: the weights of one with the whole batch, one writer."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from training import merge
+from training import memory, merge, processes
 
 MORE = {
     "schedule": {"steps": 6},
@@ -56,6 +58,28 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
     a, b = load_file(one.lora), load_file(done["lora"])
     moved = max(t.abs().max().item() for n, t in a.items() if "lora_up" in n)
     assert a.keys() == b.keys() and moved > 1e-3
-    assert max((a[n] - b[n]).abs().max().item() for n in a) < 1e-5
+    assert max((a[n] - b[n]).abs().max().item() for n in a) < 2e-5  # sums in another order
     losses = [json.loads((p / "losses.json").read_text())["loss"] for p in (one.lora.parent, run)]
     assert torch.allclose(*(torch.tensor(x) for x in losses), atol=1e-5)
+
+
+def test_gloo_stands_in_where_nccl_is_not_built_in(monkeypatch):
+    """As in every wheel for Windows."""
+    for built_in, backend in ((False, "gloo"), (True, "nccl")):
+        monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda there=built_in: there)
+        assert processes.backend_for(torch.device("cuda:0")) == backend
+        assert processes.backend_for(torch.device("cpu")) == "gloo"
+    lacking = {"2.3.1": False, "2.4.0+cu121": True, "2.6.0": True, "2.7.0": False, "2.14.1": False}
+    assert {version: processes.lacks_libuv(version) for version in lacking} == lacking
+
+
+def test_free_main_memory_is_known_without_proc(monkeypatch, caplog):
+    def refuses(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(memory, "open", refuses, raising=False)
+    monkeypatch.delattr(os, "sysconf", raising=False)  # as on Windows
+    assert memory.main_memory_bytes() > 1 << 20
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert memory.main_memory_bytes() is None
+    assert "pip install psutil" in caplog.text

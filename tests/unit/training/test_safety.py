@@ -175,6 +175,26 @@ def test_a_pause_frees_the_device_and_changes_nothing(train, tmp_path):
     assert same_weights(outcome.lora, expected.lora)
 
 
+def test_a_resumed_run_keeps_its_threads(train):
+    """Sums on the processor depend on them, and the environment may have changed meanwhile."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        calls = iter([False] * 8)
+        stopped, _ = train({"schedule": {"steps": 3}}, lambda: next(calls, True))
+        torch.set_num_threads(1)
+        done, events = train({"schedule": {"steps": 3}})
+        assert stopped.lora is None and done.lora and torch.get_num_threads() == 2
+        assert [
+            e for e in events if e["event"] == "warning" and "began with 2 threads" in e["message"]
+        ]
+        torch.set_num_threads(1)
+        _, events = train({"schedule": {"steps": 3}})  # nothing is trained: nothing to say
+        assert not [e for e in events if "threads" in e.get("message", "")]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_paused_run_can_be_stopped(train, tmp_path):
     from training import pausing
 

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil  # noqa: F401 - it asks for more than free memory when it is imported
 import torch
 from safetensors.torch import load_file
 

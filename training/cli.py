@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from . import cache_cli, files_cli, plan_cli
-from .errors import TrainingError, told
+from .errors import TrainingError
 from .events import Events
 from .stdio import POLL_SECONDS, never_refuse, read_now
 
@@ -169,7 +169,7 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
         return REFUSED
     except OSError as error:
         log.exception("Reading or writing failed")
-        events.emit("error", kind="disk", message=f"Reading or writing failed: {told(error)}.")
+        events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
         return REFUSED
     except Exception as error:
         from .run import is_out_of_memory, out_of_memory_advice

@@ -46,9 +46,3 @@ class FileError(TrainingError):
 def quoted(path: object) -> str:
     """A path in quotes as its owner writes it: repr() doubles the backslashes of Windows."""
     return repr(str(path)).replace("\\\\", "\\")
-
-
-def told(error: OSError) -> str:
-    """What the system said, and of which file; str() of the error doubles backslashes."""
-    said = error.strerror or str(error) or type(error).__name__
-    return f"{said}: {quoted(error.filename)}" if error.filename else said

@@ -21,7 +21,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import FileError, TrainingError, quoted, told
+from .errors import FileError, TrainingError, quoted
 
 if TYPE_CHECKING:
     from .fileops import Made
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return REFUSED
     except OSError as error:
-        sys.stderr.write(f"Reading or writing failed: {told(error)}.\n")
+        sys.stderr.write(f"Reading or writing failed: {error}.\n")
         return REFUSED
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE

@@ -63,8 +63,10 @@ class AdapterSettings(Section):
     module_dropout: float = setting(
         0.0, "Chance that a whole adapter is dropped in a step.", ge=0, le=0.9
     )
-    start_from: Annotated[str, Field(max_length=4096)] = outside(
-        "", "LoRA file whose effect training goes on from, for kinds lora and rslora."
+    start_from: str = outside(
+        "",
+        "LoRA file whose effect training goes on from, for kinds lora and rslora.",
+        max_length=4096,
     )
     factor: int = setting(
         -1, "LoKr: size of the small factor of each weight; -1 = as square as it goes.", ge=-1
@@ -111,15 +113,17 @@ class EmbeddingSettings(Section):
         ge=0,
         le=64,
     )
-    words: Annotated[str, Field(max_length=1000)] = setting(
+    words: str = setting(
         "",
         "The words in the captions that vectors replace, separated by commas; empty: the dataset's "
         "triggers.",
+        max_length=1000,
     )
-    init: Annotated[str, Field(max_length=1000)] = setting(
+    init: str = setting(
         "",
         "What the vectors start as, such as 'woman' or 'red coat': no more tokens than vectors; "
         "for several words one text or one for each, separated by commas; empty: noise.",
+        max_length=1000,
     )
     learning_rate: float = setting(
         3e-4, "Learning rate of the vectors; the schedule is that of the LoRA.", gt=0, le=1
@@ -138,10 +142,11 @@ class EmbeddingSettings(Section):
         ge=0,
         le=1,
     )
-    name: Annotated[str, Field(max_length=100)] = outside(
+    name: str = outside(
         "",
         "Name of the embedding's file, for `embedding:NAME`; empty: that of the LoRA. With several "
         "words each is added to it.",
+        max_length=100,
     )
     bundle: bool = outside(
         False,

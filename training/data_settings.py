@@ -1,20 +1,21 @@
 """The sections of a job about how pictures and captions vary, and which of them count."""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from .fields import Section, outside, setting
 
 TOKENS = (75, 150, 225, 300)  # a text encoder reads 75 at a time
-Words = Annotated[str, Field(max_length=1000)]
 
 
 class CaptionSettings(Section):
     """How captions vary while training; the text encoders are cached all the same."""
 
-    prefix: Words = setting("", "Text before every caption, never shuffled or dropped.")
-    suffix: Words = setting("", "Text behind every caption, never shuffled or dropped.")
+    prefix: str = setting(
+        "", "Text before every caption, never shuffled or dropped.", max_length=1000
+    )
+    suffix: str = setting(
+        "", "Text behind every caption, never shuffled or dropped.", max_length=1000
+    )
     shuffle: bool = setting(False, "Shuffle the tags, the parts of a caption between commas.")
     keep_tags: int = setting(
         0,

@@ -36,15 +36,16 @@ SMALLEST = 64  # pixels
 FILE_PRECISIONS = ("fp16", "bf16", "fp32")
 
 
-Text = Annotated[str, Field(max_length=4096)]
-
-
 class BaseSettings(_Section):
     """The model that learns."""
 
-    checkpoint: Text = _outside(..., "SDXL checkpoint to train on, a .safetensors file.")
-    tokenizer: Text = _outside(
-        "", "Folder with CLIP's vocab.json and merges.txt, such as ComfyUI's comfy/sd1_tokenizer."
+    checkpoint: str = _outside(
+        ..., "SDXL checkpoint to train on, a .safetensors file.", max_length=4096
+    )
+    tokenizer: str = _outside(
+        "",
+        "Folder with CLIP's vocab.json and merges.txt, such as ComfyUI's comfy/sd1_tokenizer.",
+        max_length=4096,
     )
 
 
@@ -100,8 +101,10 @@ class BatchSettings(_Section):
 class MemorySettings(_Section):
     """Where and how precisely it is computed."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$")] = _outside(
-        "auto", "Device to train on: auto, cpu, cuda, cuda:1, mps, xpu."
+    device: str = _outside(
+        "auto",
+        "Device to train on: auto, cpu, cuda, cuda:1, mps, xpu.",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$",
     )
     precision: Literal["auto", "bf16", "fp32"] = _setting(
         "auto",
@@ -157,7 +160,7 @@ class SampleSettings(_Section):
     prompts: list[Annotated[str, Field(max_length=2000)]] = _outside(
         [], "Prompts of the sample pictures; empty: the first caption.", max_length=16
     )
-    negative: Annotated[str, Field(max_length=2000)] = _outside("", "Negative prompt.")
+    negative: str = _outside("", "Negative prompt.", max_length=2000)
     without_lora: bool = _outside(True, "Show each sample beside its twin without the LoRA.")
     steps: int = _outside(20, "Sampling steps.", ge=1, le=150)
     guidance: float = _outside(6.0, "Guidance scale.", ge=0, le=30)
@@ -181,8 +184,10 @@ class SavingSettings(_Section):
     )
     keep: int = _outside(2, "How many full states are kept.", ge=1, le=100)
     precision: Literal[FILE_PRECISIONS] = _outside("fp16", "Number format of the LoRA file.")
-    output: Text = _outside(
-        "", "File to write the finished LoRA to; empty: only lora.safetensors in the run folder."
+    output: str = _outside(
+        "",
+        "File to write the finished LoRA to; empty: only lora.safetensors in the run folder.",
+        max_length=4096,
     )
     tensorboard: bool = _outside(
         False, "Also write the curves for TensorBoard; needs the package tensorboard."
@@ -207,17 +212,11 @@ class SavingSettings(_Section):
 class MetadataSettings(_Section):
     """What the file says about itself, beside the training settings."""
 
-    title: Annotated[str, Field(max_length=200)] = _outside(
-        "", "Title named in the file; empty: the run's name."
-    )
-    author: Annotated[str, Field(max_length=200)] = _outside("", "Author named in the file.")
-    license: Annotated[str, Field(max_length=200)] = _outside("", "Licence named in the file.")
-    description: Annotated[str, Field(max_length=4000)] = _outside(
-        "", "Description written into the file."
-    )
-    usage_hint: Annotated[str, Field(max_length=1000)] = _outside(
-        "", "How to use the LoRA, written into the file."
-    )
+    title: str = _outside("", "Title named in the file; empty: the run's name.", max_length=200)
+    author: str = _outside("", "Author named in the file.", max_length=200)
+    license: str = _outside("", "Licence named in the file.", max_length=200)
+    description: str = _outside("", "Description written into the file.", max_length=4000)
+    usage_hint: str = _outside("", "How to use the LoRA, written into the file.", max_length=1000)
     tags: list[Annotated[str, Field(max_length=100)]] = _outside(
         [], "Words to find the LoRA by, written into the file.", max_length=64
     )
@@ -226,16 +225,19 @@ class MetadataSettings(_Section):
 class FolderSettings(_Section):
     """Where runs and caches live."""
 
-    runs: Text = _outside("runs", "Folder that holds one folder per run.")
-    cache: Text = _outside("", "Folder of encoded pictures and captions; empty: runs/.cache.")
+    runs: str = _outside("runs", "Folder that holds one folder per run.", max_length=4096)
+    cache: str = _outside(
+        "", "Folder of encoded pictures and captions; empty: runs/.cache.", max_length=4096
+    )
 
 
 class TrainingJob(_Section):
     """One training run, complete: the same job and data give the same LoRA."""
 
     version: Literal[VERSION] = _setting(VERSION, "Version of this format.")
-    name: Annotated[str, Field(pattern=r"^[\w][\w .()+@-]{0,99}$")] = _outside(
-        "lora", "Name of the run, used in file names."
+    # bounds stand in the call and no length in a pattern: pydantic 2.0 refuses either otherwise
+    name: str = _outside(
+        "lora", "Name of the run, used in file names.", pattern=r"^\w[\w .()+@-]*$", max_length=100
     )
     seed: int = _setting(0, "Seed of every random number in training.", ge=0, lt=2**63)
     base: BaseSettings = Field(..., description=BaseSettings.__doc__)

@@ -100,10 +100,11 @@ class OptimizerSettings(_Section):
     kind: Literal[tuple(OPTIMIZERS)] = _setting(
         "adamw", "Optimizer; adamw is a safe choice, prodigy finds the learning rate itself."
     )
-    name: Annotated[str, Field(max_length=100)] = _setting(
+    name: str = _setting(
         "",
         "With kind other: library:Name of an optimizer, for example pytorch_optimizer:CAME. "
         f"Libraries: {', '.join(LIBRARIES)}.",
+        max_length=100,
     )
     options: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], Option] = _setting(
         {}, "Further arguments of the optimizer by their own names, for example d_coef of prodigy."
@@ -182,8 +183,10 @@ class ValidationSettings(_Section):
         ge=0,
         le=0.5,
     )
-    folder: Annotated[str, Field(max_length=4096)] = _outside(
-        "", "Folder of further pictures for validation, with captions like the dataset's."
+    folder: str = _outside(
+        "",
+        "Folder of further pictures for validation, with captions like the dataset's.",
+        max_length=4096,
     )
     every_steps: int = _outside(
         100,

@@ -1,11 +1,14 @@
 """Jobs: every complaint names the setting and the remedy; identity follows what matters."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from training import PRESETS, JobError, all_settings, load_job, merge, parse_job, setting
+from training.fields import Section
 from training.job import TrainingJob
 from training.settings import identity_digest, override, parse_text
 
@@ -79,6 +82,21 @@ def test_every_setting_explains_itself():
         section = model.annotation
         if hasattr(section, "model_fields"):
             assert section.__doc__, section
+
+
+def test_fields_are_written_as_every_pydantic_2_reads_them():
+    """2.0 to 2.0.2 refuse bounds at two places of a field, and counts in patterns."""
+    waiting = [TrainingJob]
+    while waiting:
+        section = waiting.pop()
+        for name, info in section.model_fields.items():
+            written = section.__annotations__[name]
+            for rule in getattr(written, "__metadata__", ()):
+                assert not isinstance(rule, FieldInfo), f"{section.__name__}.{name}"
+            if isinstance(written, type) and issubclass(written, Section):
+                waiting.append(written)
+            patterns = [getattr(rule, "pattern", None) or "" for rule in info.metadata]
+            assert not re.search(r"\{\d*,?\d+\}", "".join(patterns)), f"{section.__name__}.{name}"
 
 
 def test_job_files_are_read_with_their_own_folder(tmp_path):

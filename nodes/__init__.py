@@ -1,37 +1,60 @@
 """The nodes of the pack, in menu order. Only this package touches ComfyUI."""
 
+import logging
+from importlib import import_module
+
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import (
-    adapter_options,
-    captions,
-    data_options,
-    dataset,
-    learning_options,
-    pose,
-    reference,
-    regions,
-    scene,
-    training,
-    video,
-)
+from ..training.packages import why_not
 from .runtime.guard import guarded
 from .runtime.pause import add_routes
 
-_IN_MENU_ORDER: list[type[io.ComfyNode]] = [
-    *dataset.NODES,
-    *captions.NODES,
-    *training.NODES,
-    *adapter_options.NODES,
-    *data_options.NODES,
-    *learning_options.NODES,
-    *pose.NODES,
-    *regions.NODES,
-    *scene.NODES,
-    *reference.NODES,
-    *video.NODES,
-]
-NODES = [guarded(node) for node in _IN_MENU_ORDER]
+SECTIONS = (
+    "dataset",
+    "captions",
+    "training",
+    "adapter_options",
+    "data_options",
+    "learning_options",
+    "pose",
+    "regions",
+    "scene",
+    "reference",
+    "video",
+)
+
+log = logging.getLogger(__name__)
+
+
+def _load(sections: tuple[str, ...]) -> list[type[io.ComfyNode]]:
+    """The nodes of all sections whose packages can be imported; the others are named."""
+    found, missing = [], {}
+    for section in sections:
+        try:
+            found += import_module(f".{section}", __name__).NODES
+        except Exception as error:
+            reason = why_not(error)
+            if not reason:  # our own mistake
+                raise
+            missing.setdefault(reason, []).append(section)
+    for reason, names in missing.items():
+        log.error("Troupe's nodes of %s are left out. %s", ", ".join(names), reason)
+    return found
+
+
+def _describable(nodes: list[type[io.ComfyNode]]) -> list[type[io.ComfyNode]]:
+    """The nodes whose schema can be made now; ComfyUI would drop all of them for a single one."""
+    kept = []
+    for node in nodes:
+        try:
+            node.GET_SCHEMA()
+            kept.append(node)
+        except Exception:
+            log.exception("Troupe's node %s cannot be described and is left out.", node.__name__)
+    return kept
+
+
+NODES: list[type[io.ComfyNode]] = [guarded(node) for node in _load(SECTIONS)]
 
 
 class TroupeExtension(ComfyExtension):
@@ -39,7 +62,7 @@ class TroupeExtension(ComfyExtension):
         add_routes()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return NODES
+        return _describable(NODES)
 
 
 async def comfy_entrypoint() -> TroupeExtension:

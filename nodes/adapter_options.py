@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..training import parse_text
+from .runtime.listings import model_files
 from .runtime.types import CheckedOptions
 from .training_widgets import (
     changed,
@@ -71,7 +72,7 @@ class TroupeAdapterOptions(io.ComfyNode):
                 *(widget(path, **more) for path, more in SETTINGS.items()),
                 io.Combo.Input(
                     "start_from",
-                    options=[NONE, *folder_paths.get_filename_list("loras")],
+                    options=[NONE, *model_files("loras")],
                     default=NONE,
                     optional=True,
                     tooltip="Go on from this LoRA: its effect is where training starts. For the "

@@ -14,6 +14,7 @@ from ..training.errors import DatasetError
 from ..training.folders import fingerprint
 from ..training.sidecars import caption_folder, report
 from .runtime.datasets import find_folder, folder_names, progress_callback, show_text
+from .runtime.listings import files_below, only_text
 from .runtime.paths import PathError, dataset_roots, find_below
 from .runtime.trainer import free_models
 
@@ -173,11 +174,11 @@ def _models() -> list[str]:
     """Names of the model folders, relative to models/captioners."""
     names = []
     for root in folder_paths.get_folder_paths(FOLDER):
-        for path in sorted(Path(root).glob("**/config.json")):
-            name = path.parent.relative_to(root).as_posix()
-            if name != "." and name.count("/") <= 1:
+        for file in files_below(root, 2):
+            name, _, last = file.replace(os.sep, "/").rpartition("/")
+            if name and last == "config.json":
                 names.append(name)
-    return list(dict.fromkeys(names))
+    return only_text(list(dict.fromkeys(names)), f"models/{FOLDER}")
 
 
 def _model_folder(name: str) -> Path:

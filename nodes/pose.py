@@ -24,6 +24,7 @@ from ..conditioning.pose import (
     read_poses,
     write_poses,
 )
+from .runtime.listings import model_files
 from .runtime.paths import PathError, inside, save_location
 from .runtime.pose_files import (
     MODEL_FOLDER,
@@ -64,7 +65,7 @@ def _checkpoint(progress: comfy.utils.ProgressBar) -> None:
 class TroupeDetectPose(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = folder_paths.get_filename_list(MODEL_FOLDER)
+        files = model_files(MODEL_FOLDER)
         return io.Schema(
             node_id="TroupeDetectPose",
             display_name="Detect Pose",

@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 
 from ..conditioning.ip_adapter import NEGATIVES, IPAdapterError, inspect_adapter, read_adapter
 from .runtime.ip_adapter import LoadedAdapter, apply_reference
+from .runtime.listings import model_files
 from .runtime.types import IPAdapter, Reference
 
 FOLDER = "ipadapter"
@@ -43,7 +44,7 @@ class TroupeLoadIPAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ipadapter_name",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=model_files(FOLDER),
                     tooltip=(
                         "A file in models/ipadapter. For SDXL: ip-adapter-plus_sdxl_vit-h, or "
                         "ip-adapter-plus-face_sdxl_vit-h for faces. Base, Plus, Plus-Face and "

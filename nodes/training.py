@@ -16,6 +16,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
 from .runtime.embeddings import keep_embeddings
+from .runtime.listings import model_files
 from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
 from .runtime.paths import PathError, inside, save_location
 from .runtime.progress import sample_picture
@@ -127,7 +128,7 @@ def _train_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "checkpoint",
-            options=folder_paths.get_filename_list("checkpoints"),
+            options=model_files("checkpoints"),
             tooltip="The SDXL checkpoint to train on: a .safetensors file with UNet, text "
             "encoders and VAE. Use the LoRA with it or with its relatives.",
         ),

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING
 from . import cache_cli, files_cli, plan_cli
 from .errors import TrainingError
 from .events import Events
+from .packages import hide_broken, why_not
 from .stdio import POLL_SECONDS, never_refuse, read_now
 
 if TYPE_CHECKING:
@@ -34,18 +35,20 @@ if TYPE_CHECKING:
 
 DONE, BROKEN, REFUSED, STOPPED, NO_MEMORY = 0, 1, 2, 3, 4
 
+_COMMANDS = {
+    **dict.fromkeys(files_cli.COMMANDS, files_cli.main),
+    cache_cli.COMMAND: cache_cli.main,
+    plan_cli.COMMAND: plan_cli.main,
+}
+
 log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     never_refuse(sys.stdout)
-    if arguments and arguments[0] in files_cli.COMMANDS:
-        return files_cli.main(arguments)
-    if arguments and arguments[0] == cache_cli.COMMAND:
-        return cache_cli.main(arguments)
-    if arguments and arguments[0] == plan_cli.COMMAND:
-        return plan_cli.main(arguments)
+    if arguments and arguments[0] in _COMMANDS:
+        return _command(arguments)
     if arguments and arguments[0] == "run":  # the word may be left out
         arguments = arguments[1:]
     options = _parser().parse_intermixed_args(arguments)  # settings may follow an option
@@ -65,6 +68,19 @@ def main(arguments: Sequence[str]) -> int:
         threading.Thread(target=_stop_on_stdin, args=(stop,), daemon=True).start()
     count = [f"memory.processes={options.processes}"] if options.processes else []
     return _run(options.job, [*options.set, *count], events, stop)
+
+
+def _command(arguments: Sequence[str]) -> int:
+    try:
+        if arguments[0] not in ("inspect", cache_cli.COMMAND):  # they build no models
+            for sentence in hide_broken():
+                sys.stderr.write(f"{sentence}\n")
+        return _COMMANDS[arguments[0]](arguments)
+    except Exception as error:
+        if not (told := why_not(error)):
+            raise
+        sys.stderr.write(f"{told}\n")
+        return REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,23 +171,24 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
         job = with_tokenizer(load_job(job_path, override(list(assignments)), data))
         if job.memory.processes > 1 and "WORLD_SIZE" not in os.environ:
             return launch([str(job_path), *assignments], job.memory.processes, events, stop)
+        for sentence in hide_broken():
+            if find_team().leads:
+                events.emit("warning", message=sentence)
         from .run import run_job
 
         outcome = run_job(job, events, stop.is_set)
     except TrainingError as error:
         events.emit("error", kind=error.kind, message=str(error))
         return REFUSED
-    except ImportError as error:
-        log.exception("A package is missing")
-        package = (error.name or "").partition(".")[0]
-        message = f"Training needs the Python package {package!r}: pip install {package}"
-        events.emit("error", kind="package", message=f"{message}, in ComfyUI's Python.")
-        return REFUSED
-    except OSError as error:
-        log.exception("Reading or writing failed")
-        events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
-        return REFUSED
     except Exception as error:
+        if told := why_not(error):
+            log.exception("A package cannot be imported")
+            events.emit("error", kind="package", message=told)
+            return REFUSED
+        if isinstance(error, OSError):
+            log.exception("Reading or writing failed")
+            events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
+            return REFUSED
         from .run import is_out_of_memory, out_of_memory_advice
 
         if is_out_of_memory(error):

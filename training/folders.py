@@ -9,27 +9,36 @@ Layouts, which may be mixed:
     folder/regularisation/...                 what the model shall not forget; also reg/
     folder/metadata.jsonl                     captions by file name, as Hugging Face's imagefolder
 
-A mask lies beside its picture as NAME-mask.png, NAME.mask.png or NAME-masklabel.png, or in a
-sub-folder masks/ as NAME.png.
+A mask lies beside its picture as NAME-mask.png, NAME_mask.png, NAME.mask.png, NAME-masklabel.png
+or NAME_m.png, or in a sub-folder masks/ or mask/ as NAME.png. Names are matched as `pairing` says.
 """
 
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .captions import CAPTION_EXTENSIONS
+from .entries import Skipped, is_link, subfolders
 from .errors import DatasetError
 from .listing import LISTING, read_listing
+from .pairing import (
+    MASK_FOLDERS,
+    OTHER_FOLDERS,
+    aside,
+    caption_rank,
+    folded,
+    looks_like_mask,
+    mask_of,
+    pair,
+    plain,
+    split,
+)
 from .records import CATEGORIES, MAX_REPEATS, Issue
 
 MAX_FILES = 100_000
-MASK_FOLDER = "masks"
-MASK_SUFFIX = "-masklabel"
-MASK_SUFFIXES = (MASK_SUFFIX, "-mask", ".mask")
 PRIOR_FOLDERS = ("regularisation", "regularization", "reg")
 DEPTH = 4  # folder / category / concept / masks
 LIST_DEPTH = 3  # how deep list_folders looks below a root
@@ -76,7 +85,7 @@ class Scan:
 
 def natural_key(name: str) -> tuple:
     """Sort key: numbers by value ("2" before "10"), letters without regard to case."""
-    text = unicodedata.normalize("NFC", name)
+    text = plain(name)
     stem, extension = os.path.splitext(text.casefold())
     parts = re.split(r"([0-9]+)", stem)
     return tuple(int(p) if i % 2 else p for i, p in enumerate(parts)), extension, text
@@ -128,12 +137,14 @@ class _Scanner:
         files, folders = self._entries(folder, group.place)
         texts |= self._listed(folder, files, group.place)
         self._take_pictures(folder, files, folders, group, texts)
-        inside = [name for name in folders if name.lower() != MASK_FOLDER]
+        inside = [name for name in folders if name.lower() not in MASK_FOLDERS]
+        listed = pair(map(plain, folders), (k.split("/")[0] for k in texts if "/" in k))
         order = list(CATEGORIES)
         inside.sort(key=lambda n: order.index(n.lower()) if n.lower() in order else len(order))
         for name in inside:
             place = f"{group.place}{name}/"
-            below = {k[len(name) + 1 :]: t for k, t in texts.items() if k.startswith(f"{name}/")}
+            start = listed.get(plain(name), name) + "/"
+            below = {k[len(start) :]: t for k, t in texts.items() if k.startswith(start)}
             child = self._child(group, name, place, top, bool(below))
             if child is not None:
                 try:
@@ -142,6 +153,10 @@ class _Scanner:
                     self._note(place, "error", f"the folder is unreadable ({error.strerror})")
 
     def _child(self, group: Group, name: str, place: str, top: bool, listed: bool) -> Group | None:
+        if name.lower() in OTHER_FOLDERS:
+            message = "not read: such folders hold no training pictures; masks belong in masks/"
+            self._note(place, "warning", message)
+            return None
         if top and name.lower() in CATEGORIES:
             return Group(place, name.lower())
         if top and name.lower() in PRIOR_FOLDERS:
@@ -185,26 +200,30 @@ class _Scanner:
                     raise DatasetError(
                         f"{self.folder.name} holds more than {MAX_FILES} files: split it."
                     )
-                refusal = self._refuse_link(entry)
-                if refusal:
-                    self._note(place + entry.name, "error", refusal)
-                elif entry.is_dir():
+                kind = self._kind(entry)
+                if kind == "folder":
                     folders.append(entry.name)
-                elif entry.is_file():
+                elif kind == "file":
                     files.append(entry.name)
-                else:  # a named pipe would make its reader wait for ever
-                    self._note(place + entry.name, "error", "not a regular file: take it out")
+                else:
+                    self._note(place + entry.name, "error", kind)
         return sorted(files, key=natural_key), sorted(folders, key=natural_key)
 
-    def _refuse_link(self, entry: os.DirEntry) -> str:
-        if not entry.is_symlink() and not getattr(entry, "is_junction", bool)():
-            return ""
-        target = os.path.realpath(entry.path)
-        if not os.path.exists(target):
-            return "the link leads nowhere: copy the file here"
-        if not any(_within(root, target) for root in self.roots):
-            return "the link leads out of the dataset folder: copy the file here"
-        return ""
+    def _kind(self, entry: os.DirEntry) -> str:
+        """ "folder", "file", or why an entry is not read."""
+        try:
+            if is_link(entry):
+                target = os.path.realpath(entry.path)
+                if not os.path.exists(target):
+                    return "the link leads nowhere: copy the file here"
+                if not any(_within(root, target) for root in self.roots):
+                    return "the link leads out of the dataset folder: copy the file here"
+            if entry.is_dir():
+                return "folder"
+            # a named pipe would make its reader wait for ever
+            return "file" if entry.is_file() else "not a regular file: take it out"
+        except OSError as error:
+            return f"it cannot be looked at ({error.strerror or error})"
 
     def _listed(self, folder: Path, files: list[str], place: str) -> dict[str, str]:
         """Captions by file name from metadata.jsonl, if there is one."""
@@ -215,7 +234,7 @@ class _Scanner:
         for number, message in problems:
             line = f" line {number}" if number else ""
             self._note(f"{place}{names[0]}{line}", "warning", message)
-        return texts
+        return {plain(name): text for name, text in texts.items()}
 
     def _take_pictures(
         self,
@@ -225,61 +244,98 @@ class _Scanner:
         group: Group,
         texts: dict[str, str],
     ) -> None:
-        captions: dict[str, list[str]] = {}
-        pictures: dict[str, list[str]] = {}
-        masks: dict[str, Path] = {}
-        stems = {_split(name)[0] for name in files if _split(name)[1] in self.extensions}
-        for name in files:
-            stem, extension = _split(name)
-            if extension in CAPTION_EXTENSIONS:
-                captions.setdefault(stem, []).append(name)
-            elif extension not in self.extensions:
-                self._note_other(group.place + name, extension)
-            elif owner := _mask_owner(stem, stems):
-                masks[owner] = folder / name
-            else:
-                pictures.setdefault(stem, []).append(name)
+        pictures, captions, masks = self._sort_out(folder, files, group.place)
         for name in folders:
-            if name.lower() == MASK_FOLDER:
+            if name.lower() in MASK_FOLDERS:
                 for file in self._entries(folder / name, f"{group.place}{name}/")[0]:
-                    if _split(file)[1] in self.extensions:
-                        masks.setdefault(_split(file)[0], folder / name / file)
-        self._note_leftovers(group.place, pictures, captions, masks)
-        self._note_missing(folder, group.place, files, texts)
+                    if split(file)[1] in self.extensions:
+                        masks.setdefault(split(file)[0], folder / name / file)
+        captioned, masked = pair(pictures, captions), pair(pictures, masks)
+        listed = pair((plain(n) for names in pictures.values() for n in names), texts)
+        self._note_same(group.place, pictures)
+        self._note_leftovers(group.place, captioned, captions, masked, masks)
+        self._note_missing(group.place, listed, folders, texts)
         for stem, names in pictures.items():
-            caption = min(captions.get(stem, [""]), key=_caption_rank)
+            caption = min(captions.get(captioned.get(stem, ""), [""]), key=caption_rank)
             for name in names:
                 self.scan.found.append(
                     Found(
                         folder / name,
                         group.place + name,
                         group,
-                        folder / caption if caption else texts.get(name),
-                        masks.get(stem),
+                        folder / caption if caption else texts.get(listed.get(plain(name), "")),
+                        masks.get(masked.get(stem, "")),
                     )
                 )
 
-    def _note_leftovers(self, place: str, pictures: dict, captions: dict, masks: dict) -> None:
-        for names in pictures.values():
-            if len(names) > 1:
-                message = f"shares its name with {names[0]}: rename one, they get the same caption"
-                for name in names[1:]:
-                    self._note(place + name, "warning", message)
-        for stem, names in captions.items():
-            if stem not in pictures:
-                self._note(place + names[0], "warning", "a caption without a picture of its name")
-            elif len(names) > 1:
-                kept, *others = sorted(names, key=_caption_rank)
-                for name in others:
-                    self._note(place + name, "warning", f"not used: {kept} is the caption")
-        for stem, path in masks.items():
-            if stem not in pictures:
-                self._note(place + path.name, "warning", "a mask without a picture of its name")
+    def _sort_out(self, folder: Path, files: list[str], place: str) -> tuple[dict, dict, dict]:
+        """(pictures, captions, masks) of a folder by stem: names, names and paths."""
+        pictures: dict[str, list[str]] = {}
+        captions: dict[str, list[str]] = {}
+        masks: dict[str, Path] = {}
+        for name in files:
+            stem, extension = split(name)
+            if extension in CAPTION_EXTENSIONS:
+                captions.setdefault(stem, []).append(name)
+            elif extension in self.extensions:
+                pictures.setdefault(stem, []).append(name)
+            else:
+                self._note_other(place + name, extension)
+        known, written = {folded(s) for s in pictures}, {folded(s) for s in captions}
+        for stem in list(pictures):
+            owner = mask_of(stem, known, folded(stem) in written)
+            if owner:
+                for name in pictures.pop(stem):
+                    if masks.setdefault(owner, folder / name) != folder / name:
+                        used = f"not used: {masks[owner].name} is the mask"
+                        self._note(place + name, "warning", used)
+            elif aside(stem, known):
+                for name in pictures.pop(stem):
+                    message = "left out: made from another picture, and none to learn from"
+                    self._note(place + name, "hint", message)
+        for stem in [s for s in pictures if looks_like_mask(s) and folded(s) not in written]:
+            if masks:  # others are masks here, so this one has lost its picture
+                masks[stem] = folder / pictures.pop(stem)[0]
+                continue
+            message = "read as a picture, though its name ends as that of a mask: rename it"
+            self._note(place + pictures[stem][0], "warning", message)
+        return pictures, captions, masks
 
-    def _note_missing(self, folder: Path, place: str, files: list[str], texts: dict) -> None:
-        present = set(files)
-        for name in texts:
-            if name not in present and ("/" not in name or not (folder / name).is_file()):
+    def _note_same(self, place: str, pictures: dict[str, list[str]]) -> None:
+        first_of: dict[str, str] = {}
+        for stem, names in pictures.items():
+            first = first_of.setdefault(folded(stem), stem)
+            for name in names if first != stem else names[1:]:
+                self._note(
+                    place + name,
+                    "warning",
+                    f"shares its name with {names[0]}: rename one, they get the same caption"
+                    if first == stem
+                    else f"its name is that of {pictures[first][0]} in other letter case: rename "
+                    "one, since most systems take them for one",
+                )
+
+    def _note_leftovers(
+        self, place: str, captioned: dict, captions: dict, masked: dict, masks: dict
+    ) -> None:
+        used = {folded(stem): stem for stem in captioned.values()}
+        for stem, names in captions.items():
+            kept, *others = sorted(names, key=caption_rank)
+            if folded(stem) not in used:
+                self._note(place + names[0], "warning", "a caption without a picture of its name")
+                continue
+            if used[folded(stem)] != stem and stem not in captioned.values():
+                others, kept = names, min(captions[used[folded(stem)]], key=caption_rank)
+            for name in others:
+                self._note(place + name, "warning", f"not used: {kept} is the caption")
+        for stem in sorted(set(masks) - set(masked.values())):
+            self._note(place + masks[stem].name, "warning", "a mask without a picture of its name")
+
+    def _note_missing(self, place: str, listed: dict, folders: list[str], texts: dict) -> None:
+        known = {folded(name) for name in folders}  # what lies below is looked for there
+        for name in sorted(set(texts) - set(listed.values())):
+            first, below, _ = name.partition("/")
+            if not below or folded(first) not in known:
                 self._note(place + name, "warning", f"{LISTING} names it, but it is not there")
 
     def _note_other(self, name: str, extension: str) -> None:
@@ -295,33 +351,34 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def list_folders(root: Path, extensions: Sequence[str]) -> list[str]:
+def list_folders(
+    root: Path, extensions: Sequence[str], skipped: Skipped = lambda name, why: None
+) -> list[str]:
     """Names, relative to `root`, of the folders that look like datasets, in natural order.
 
     A dataset's own category, repeat and mask folders are not listed beside it.
+
+    Args:
+        skipped: told what is passed over and why; nothing below `root` is ever an error.
     """
     names: list[str] = []
 
     def visit(folder: Path, place: str, depth: int) -> None:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda e: natural_key(e.name))
-        except OSError:
-            return
-        folders = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+        entries, folders = subfolders(folder, place, skipped)
         parts = [n for n in folders if _is_part(n)]
-        if place and (parts or any(_split(e.name)[1] in extensions for e in entries)):
+        if place and (parts or any(split(e.name)[1] in extensions for e in entries)):
             names.append(place)
         if depth:
-            for name in folders:
-                if name not in parts:
-                    visit(folder / name, f"{place}/{name}" if place else name, depth - 1)
+            for name in sorted(set(folders) - set(parts), key=natural_key):
+                visit(folder / name, f"{place}/{name}" if place else name, depth - 1)
 
-    visit(root, "", LIST_DEPTH)
+    if os.path.isdir(root):
+        visit(root, "", LIST_DEPTH)
     return names
 
 
 def _is_part(name: str) -> bool:
-    known = name.lower() in (*CATEGORIES, *PRIOR_FOLDERS, MASK_FOLDER)
+    known = name.lower() in (*CATEGORIES, *PRIOR_FOLDERS, *MASK_FOLDERS)
     return known or _REPEATS.fullmatch(name) is not None
 
 
@@ -347,23 +404,3 @@ def _within(root: str, target: str) -> bool:
         return os.path.commonpath((root, target)) == root
     except ValueError:  # another drive
         return False
-
-
-def _split(name: str) -> tuple[str, str]:
-    stem, extension = os.path.splitext(name)
-    return unicodedata.normalize("NFC", stem), extension.lower()
-
-
-def _mask_owner(stem: str, stems: set[str]) -> str:
-    """Name of the picture whose mask `stem` is, "" for a picture of its own."""
-    for suffix in MASK_SUFFIXES:
-        owner = stem.removesuffix(suffix)
-        if owner != stem and owner and (owner in stems or suffix == MASK_SUFFIX):
-            return owner
-    return ""
-
-
-def _caption_rank(name: str) -> tuple[int, str]:
-    extension = _split(name)[1]
-    known = extension in CAPTION_EXTENSIONS
-    return (CAPTION_EXTENSIONS.index(extension) if known else len(CAPTION_EXTENSIONS)), name

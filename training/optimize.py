@@ -11,6 +11,7 @@ import torch
 
 from .errors import JobError, StateError
 from .optimizer_state import save_groups, save_memory
+from .packages import why_not
 
 if TYPE_CHECKING:
     from .learning_settings import OptimizerSettings
@@ -232,12 +233,12 @@ def _first_installed(kind: OptimizerKind) -> type[torch.optim.Optimizer]:
         module, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            problems.append(error)
+        except Exception as error:  # a broken package may raise anything
+            problems.append(why_not(error) or f"{type(error).__name__}: {error}.")
     packages = [LIBRARIES.get(c.partition(":")[0], c) for c in kind.classes]
     raise JobError(
-        f"Setting 'optimizer.kind': {kind.name} needs a package that is not installed: "
-        f"pip install {' or '.join(packages)} in ComfyUI's Python ({problems[0]})."
+        f"Setting 'optimizer.kind': {kind.name} needs {' or '.join(packages)}. "
+        + " ".join(dict.fromkeys(problems))
     )
 
 
@@ -245,11 +246,11 @@ def _find(name: str) -> type[torch.optim.Optimizer]:
     library, attribute = check_name(name)
     try:
         module = importlib.import_module(library)
-    except ImportError:
-        raise JobError(
-            f"Setting 'optimizer.name': {library} is not installed: pip install "
-            f"{LIBRARIES[library]} in ComfyUI's Python."
-        ) from None
+    except Exception as error:  # a broken package may raise anything
+        told = why_not(error)
+        if not told:
+            raise
+        raise JobError(f"Setting 'optimizer.name': {name} cannot be had. {told}") from None
     found = getattr(module, attribute, None)
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise JobError(f"Setting 'optimizer.name': {library} has no optimizer {attribute!r}.")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from .captions import check_template, clean_lines, compose_caption
+from .entries import printable
 from .errors import DatasetError
 
 FORMAT_VERSION = 1  # of Dataset.to_json
@@ -125,7 +126,7 @@ class Dataset:
             groups.setdefault(key, []).append(i)
         lines.extend(_group_line(members) for members in groups.values())
         lines.extend(_issue_lines(self.issues))
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; `from_json` makes an equal Dataset of them."""

@@ -11,8 +11,9 @@ from PIL import Image
 
 from .dataset import Progress, describe
 from .errors import DatasetError
-from .folders import MASK_SUFFIX, Found, Group
+from .folders import Found, Group
 from .images import MATTE
+from .pairing import MASK_SUFFIX
 from .records import Dataset, DatasetSettings, Issue
 
 

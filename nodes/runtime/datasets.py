@@ -1,5 +1,6 @@
 """What the dataset nodes share: folders by name, the progress bar, what is shown at the end."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...training.dataset import Dataset
 from ...training.folders import list_folders
 from ...training.records import EXTENSIONS
 from ...training.sheet import contact_sheet
+from .listings import warn_once
 from .paths import PathError, dataset_roots, find_below
 
 IN_DATASETS = " [datasets]"  # marks a name that lies in input/ as well
@@ -22,13 +24,19 @@ IN_DATASETS = " [datasets]"  # marks a name that lies in input/ as well
 def folder_names() -> list[str]:
     """Dataset folders as the widgets list them."""
     first, *others = (Path(root) for root in dataset_roots())
-    names = list_folders(first, EXTENSIONS)
+    names = _listed(first)
     for root in others:
         names += [
-            name + IN_DATASETS if (first / name).exists() else name
-            for name in list_folders(root, EXTENSIONS)
+            name + IN_DATASETS if os.path.exists(first / name) else name for name in _listed(root)
         ]
     return list(dict.fromkeys(names))
+
+
+def _listed(root: Path) -> list[str]:
+    def skipped(name: str, why: str) -> None:
+        warn_once(f"{root.name}/{name} is not listed: {why}.")
+
+    return list_folders(root, EXTENSIONS, skipped)
 
 
 def find_folder(name: str) -> Path:

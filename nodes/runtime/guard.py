@@ -9,15 +9,13 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from numbers import Real
 from typing import Any
 
 import torch
 from comfy_api.v0_0_2 import io
 
-from ...conditioning import Reference, RegionSet
-from ...training import Dataset
-from ...video import Shot
 from .types import CheckedOptions
 
 Test = Callable[[Any], bool]
@@ -29,6 +27,15 @@ class SocketError(ValueError):
 
 def _is_a(kind: type) -> Test:
     return lambda value: isinstance(value, kind)
+
+
+def _is_ours(engine: str, name: str) -> Test:
+    """By a class of an engine, looked up when a value comes: an engine may lack its packages."""
+
+    def test(value: Any) -> bool:
+        return isinstance(value, getattr(import_module(f"...{engine}", __package__), name))
+
+    return test
 
 
 def _is_mask(value: Any) -> bool:
@@ -50,11 +57,11 @@ def _is_no_literal(value: Any) -> bool:
 
 # socket -> what it holds, and what to do where it does not
 SOCKETS: dict[str, tuple[Test, str]] = {
-    "TROUPE_DATASET": (_is_a(Dataset), "connect Load Dataset or Dataset from Images"),
+    "TROUPE_DATASET": (_is_ours("training", "Dataset"), "connect Load Dataset or Dataset from Images"),
     "TROUPE_TRAINING_OPTIONS": (_is_a(CheckedOptions), "connect a node of training options"),
-    "TROUPE_REGIONS": (_is_a(RegionSet), "connect Pose Regions"),
-    "TROUPE_REFERENCE": (_is_a(Reference), "connect Character, Attire or Background"),
-    "TROUPE_SHOT": (_is_a(Shot), "connect Shot"),
+    "TROUPE_REGIONS": (_is_ours("conditioning", "RegionSet"), "connect Pose Regions"),
+    "TROUPE_REFERENCE": (_is_ours("conditioning", "Reference"), "connect Character, Attire or Background"),
+    "TROUPE_SHOT": (_is_ours("video", "Shot"), "connect Shot"),
     "IPADAPTER": (_is_a(Mapping), "connect Load IP-Adapter"),
     "LORA_MODEL": (_is_tensors, "connect Train LoRA"),
     "IMAGE": (_is_a(torch.Tensor), "connect a node that gives pictures"),

@@ -15,6 +15,7 @@ import comfy.utils
 import folder_paths
 
 from ...training import with_comfy_names
+from .listings import model_files
 from .paths import PathError, find_below
 from .words import split_words, with_words
 
@@ -101,7 +102,7 @@ class LoraUse:
 
 def _find(name: str) -> Path:
     # core's own listing: it follows the links by which people share model folders
-    for listed in folder_paths.get_filename_list("loras"):
+    for listed in model_files("loras"):
         if os.path.normpath(listed) == os.path.normpath(name.strip()):
             return Path(folder_paths.get_full_path_or_raise("loras", listed))
     find_below(folder_paths.get_folder_paths("loras"), name, "LoRA")  # names what is wrong

@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...conditioning.pose import WEIGHT_FILES, WEIGHTS_SOURCE, PoseError, pose_files_in
+from .listings import model_files, only_text
 from .paths import find_below, inside
 
 MODEL_FOLDER = "pose"
@@ -35,7 +36,7 @@ def weight_file(name: str, part: str) -> Path | None:
     Raises:
         PoseError: there is no such file.
     """
-    known = folder_paths.get_filename_list(MODEL_FOLDER)
+    known = model_files(MODEL_FOLDER)
     usual = WEIGHT_FILES[part].file_name
     if part != "body" and (name == NO_MODEL or (name == USUAL and usual not in known)):
         return None
@@ -61,7 +62,7 @@ def listed_poses() -> list[str]:
             folders.append(prefix)
         if prefix.count("/") >= LISTED_DEPTH:
             subfolders.clear()
-    return sorted(files) + sorted(folders)
+    return only_text(sorted(files) + sorted(folders), "input")
 
 
 def pose_paths(name: str) -> list[Path]:

@@ -183,8 +183,8 @@ def test_pictures_without_a_caption_get_one(folder):
 def test_overwriting_must_be_asked_for(folder):
     (folder / "c.caption").write_text("also by hand", "utf-8")
     caption_folder(folder, size_of, overwrite=True)
-    assert texts(folder)["a.txt"] == "64 wide" and texts(folder)["c.txt"] == "64 wide"
-    assert (folder / "c.caption").read_text("utf-8") == "also by hand"
+    assert texts(folder)["a.txt"] == "64 wide" and "c.txt" not in texts(folder)
+    assert (folder / "c.caption").read_text("utf-8") == "64 wide\n"  # the one that counts
 
 
 def test_other_kinds_of_captions_are_kept(folder):

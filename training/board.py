@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import JobError
+from .packages import why_not
 
 FOLDER = "tensorboard"
 SCALARS = {  # of a step event: name in TensorBoard
@@ -29,11 +30,10 @@ class Board:
     def __init__(self, run_dir: Path):
         try:
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise JobError(
-                "Setting 'saving.tensorboard' needs the package tensorboard: pip install "
-                "tensorboard, in ComfyUI's Python."
-            ) from None
+        except Exception as error:  # a broken package may raise anything
+            if not (told := why_not(error)):
+                raise
+            raise JobError(f"Setting 'saving.tensorboard' needs tensorboard. {told}") from None
         self._make = lambda step: SummaryWriter(str(run_dir / FOLDER), purge_step=step)
         self._writer = None
 

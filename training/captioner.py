@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from .errors import TrainingError
+from .packages import why_not
 
 MAX_WORDS = 200
 TOKENS_PER_WORD = 2
@@ -108,9 +109,10 @@ class Captioner:
         self._device, self._dtype = device, dtype
         try:
             self._processor, self._model = _load(folder)
-        except ImportError:
-            raise
         except Exception as error:  # transformers meets missing files with many exception types
+            if told := why_not(error):
+                message = f"Captioner {folder.name!r} cannot be loaded. {told}"
+                raise CaptionerError(message) from None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise CaptionerError(
                 f"Captioner {folder.name!r} cannot be loaded ({reason}): its folder needs "

@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from importlib import metadata
 from types import TracebackType
 
-# What diffusers, peft and transformers import unasked where it is installed; none is needed.
-UNASKED = ("bitsandbytes", "xformers")
+# What diffusers 0.35 to 0.42, peft and transformers import unasked where it is installed, found
+# with stand-ins for a hundred packages. Training needs none of them by itself.
+UNASKED = ("bitsandbytes", "xformers", "flash_attn", "sageattention", "torchao", "gguf", "hqq")
+UNASKED += ("aqlm", "eetq", "transformer_engine", "sentencepiece", "soundfile", "torchaudio")
+UNASKED += ("triton", "torch_npu", "torch_xla", "torch_musa")
 _OURS = ("__main__.", f"{__package__.rpartition('.')[0] or __package__}.")
 _PIP_NAMES = {"yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv-python"}
 _WHERE = "in ComfyUI's Python"

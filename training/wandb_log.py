@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from .board import SCALARS
 from .errors import JobError
 from .metadata import PRIVATE
+from .packages import why_not
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -20,11 +21,10 @@ class WandbLog:
     def __init__(self, plan: "Plan"):
         try:
             import wandb
-        except ImportError:
-            raise JobError(
-                "Setting 'saving.wandb' needs the package wandb: pip install wandb, in ComfyUI's "
-                "Python."
-            ) from None
+        except Exception as error:  # a broken package may raise anything
+            if not (told := why_not(error)):
+                raise
+            raise JobError(f"Setting 'saving.wandb' needs wandb. {told}") from None
         self._package, self._plan, self._run = wandb, plan, None
 
     def _start(self):

@@ -63,10 +63,13 @@ def open_pose_module(name: str) -> ModuleType:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(f"{_ALIAS}.open_pose.{name}")
-    except ImportError as error:
+    except Exception as error:  # a broken package may raise anything
+        missing = isinstance(error, ModuleNotFoundError)
+        words = " ".join(str(error).split()) or type(error).__name__
         raise PoseError(
-            f"Pose detection needs the Python package controlnet-aux (missing: "
-            f"{error.name or error}). Install it with: {_INSTALL}"
+            "Pose detection needs the Python package controlnet-aux "
+            f"({'missing: ' + error.name if missing and error.name else words}). "
+            f"Install it with: {_INSTALL}"
         ) from error
 
 

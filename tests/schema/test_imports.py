@@ -33,22 +33,34 @@ print(json.dumps([added, ids]))
 """
 
 
-def probe(base, blocked: list[str]) -> tuple[list[str], list[str]]:
-    """(top-level modules that importing the pack added, ids of the registered nodes)."""
+def probe(base, blocked: list[str]) -> tuple[list[str], list[str], str]:
+    """(top-level modules that importing the pack added, ids of the registered nodes, the log)."""
     script = PROBE.format(root=str(ROOT), base=str(base), blocked=blocked)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     added, ids = json.loads(done.stdout.splitlines()[-1])
-    return added, ids
+    return added, ids, done.stderr
 
 
 def test_the_pack_imports_no_training_library(tmp_path):
-    added, ids = probe(tmp_path, [])
+    added, ids, _ = probe(tmp_path, [])
     assert ids
     assert not set(added) & set(LATE)
 
 
 def test_all_nodes_register_without_any_of_them(tmp_path, pack):
     """None is needed at import, so neither is any single one."""
-    _, ids = probe(tmp_path, LATE)
+    _, ids, _ = probe(tmp_path, LATE)
     assert ids == [node.GET_SCHEMA().node_id for node in pack.nodes.NODES]
+
+
+def test_without_a_package_the_other_nodes_are_there_and_one_sentence_says_why(tmp_path, pack):
+    """Only training reads YAML and checks settings with pydantic."""
+    nodes = [node.GET_SCHEMA() for node in pack.nodes.NODES]
+    others = [node.node_id for node in nodes if node.category != "troupe/training"]
+    for blocked, name in (["yaml"], "pyyaml"), (["pydantic"], "pydantic"):
+        _, ids, said = probe(tmp_path, blocked)
+        assert set(others) <= set(ids) < {node.node_id for node in nodes}
+        lines = [line for line in said.splitlines() if "Troupe's nodes of" in line]
+        assert len(lines) == 1 and "Traceback" not in said
+        assert "nodes of dataset" in lines[0] and f"pip install {name}" in lines[0].lower()

@@ -8,11 +8,13 @@ import pytest
 
 from training import JobError
 
-WRITER = "torch.utils.tensorboard"
+MODULES = ("torch.utils.tensorboard", "torch.utils.tensorboard.writer")
 
 
 def test_without_the_package_the_job_is_refused_before_anything_runs(train, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, WRITER, None)
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(JobError, match="pip install tensorboard"):
         train({"saving": {"tensorboard": True}})
     assert not list(tmp_path.glob("runs/*/states"))

@@ -228,17 +228,18 @@ def _accepted(made: type, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_installed(kind: OptimizerKind) -> type[torch.optim.Optimizer]:
-    problems = []
+    broken = []
     for name in kind.classes:
         module, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
         except Exception as error:  # a broken package may raise anything
-            problems.append(why_not(error) or f"{type(error).__name__}: {error}.")
+            told = why_not(error) or f"{type(error).__name__}: {error}."
+            broken += [told] if " is missing: " not in told else []
     packages = [LIBRARIES.get(c.partition(":")[0], c) for c in kind.classes]
     raise JobError(
-        f"Setting 'optimizer.kind': {kind.name} needs {' or '.join(packages)}. "
-        + " ".join(dict.fromkeys(problems))
+        f"Setting 'optimizer.kind': {kind.name} needs a package that can be imported: "
+        f"pip install {' or '.join(packages)}, in ComfyUI's Python. {' '.join(broken)}".strip()
     )
 
 

@@ -163,5 +163,5 @@ def test_missing_packages_are_named(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)  # as if not installed
     with pytest.raises(JobError, match="pip install bitsandbytes or torchao"):
         make_optimizer(weights(), job(kind="adamw_8bit").optimizer)
-    with pytest.raises(JobError, match="pip install bitsandbytes in"):
+    with pytest.raises(JobError, match="pip install bitsandbytes, in"):
         make_optimizer(weights(), job(kind="other", name="bitsandbytes.optim:Lion8bit").optimizer)

@@ -57,10 +57,16 @@ def _is_no_literal(value: Any) -> bool:
 
 # socket -> what it holds, and what to do where it does not
 SOCKETS: dict[str, tuple[Test, str]] = {
-    "TROUPE_DATASET": (_is_ours("training", "Dataset"), "connect Load Dataset or Dataset from Images"),
+    "TROUPE_DATASET": (
+        _is_ours("training", "Dataset"),
+        "connect Load Dataset or Dataset from Images",
+    ),
     "TROUPE_TRAINING_OPTIONS": (_is_a(CheckedOptions), "connect a node of training options"),
     "TROUPE_REGIONS": (_is_ours("conditioning", "RegionSet"), "connect Pose Regions"),
-    "TROUPE_REFERENCE": (_is_ours("conditioning", "Reference"), "connect Character, Attire or Background"),
+    "TROUPE_REFERENCE": (
+        _is_ours("conditioning", "Reference"),
+        "connect Character, Attire or Background",
+    ),
     "TROUPE_SHOT": (_is_ours("video", "Shot"), "connect Shot"),
     "IPADAPTER": (_is_a(Mapping), "connect Load IP-Adapter"),
     "LORA_MODEL": (_is_tensors, "connect Train LoRA"),

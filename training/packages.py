@@ -6,16 +6,18 @@ import it, so that a broken package nobody asked for ends in a message about ano
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
 from types import TracebackType
 
-# What diffusers 0.35 to 0.42, peft and transformers import unasked where it is installed, found
-# with stand-ins for a hundred packages. Training needs none of them by itself.
+# What diffusers, peft and transformers import unasked where it is installed, found with stand-ins
+# for a hundred packages (diffusers 0.35 and 0.42). Training needs none of them by itself.
 UNASKED = ("bitsandbytes", "xformers", "flash_attn", "sageattention", "torchao", "gguf", "hqq")
 UNASKED += ("aqlm", "eetq", "transformer_engine", "sentencepiece", "soundfile", "torchaudio")
 UNASKED += ("triton", "torch_npu", "torch_xla", "torch_musa")
+_NO_FRAMEWORKS = ("USE_TF", "USE_FLAX", "USE_JAX")  # as transformers 4 asks, before it imports them
 _OURS = ("__main__.", f"{__package__.rpartition('.')[0] or __package__}.")
 _PIP_NAMES = {"yaml": "pyyaml", "PIL": "pillow", "cv2": "opencv-python"}
 _WHERE = "in ComfyUI's Python"
@@ -30,13 +32,15 @@ def hide_broken(names: Iterable[str] = UNASKED) -> list[str]:
     Only installed packages are imported, and those would be imported anyway. To be called before
     diffusers is imported for the first time.
     """
+    for variable in _NO_FRAMEWORKS:
+        os.environ.setdefault(variable, "0")
     said = []
     for name in names:
         try:
             if name in sys.modules or importlib.util.find_spec(name) is None:
                 continue
             importlib.import_module(name)
-        except Exception as error:  # a broken package may raise anything
+        except (Exception, SystemExit) as error:  # a broken package may raise anything
             _hidden[name] = _broken(name, _cause(error))
             said.append(f"{_hidden[name]} Training goes on without it.")
             for part in [m for m in sys.modules if m.partition(".")[0] == name]:
@@ -55,6 +59,8 @@ def why_not(error: BaseException) -> str:
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__:
         return ""
     name = _package_of(error)
+    if not name and type(error) is ImportError and not error.name:
+        return f"A Python package cannot be used here ({_words(error)})."
     if not name:
         return ""
     if name in _hidden:
@@ -101,16 +107,20 @@ def _is_there(name: str) -> bool:
 
 
 def _broken(name: str, error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    words = lines[-1][:_MOST] if lines else "no reason given"
     package, version = _pip_name(name), _version(name)
     # with dependencies pip would exchange torch as well
     again = f"pip install --upgrade --force-reinstall --no-deps {package}, {_WHERE}"
     return (
         f"The Python package {package!r}{version} is there but cannot be imported "
-        f"({type(error).__name__}: {words.rstrip('.')}): "
+        f"({type(error).__name__}: {_words(error)}): "
         f"{again if version else 'update what it belongs to'}."
     )
+
+
+def _words(error: BaseException) -> str:
+    """The last line of what an error says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:_MOST].rstrip(".") if lines else "no reason given"
 
 
 def _pip_name(name: str) -> str:

@@ -130,6 +130,11 @@ def test_other_errors_are_not_called_packages(python):
             import training.nothing_of_ours
         except ImportError as caught:
             assert why_not(caught) == "", why_not(caught)
+        try:
+            raise ImportError("Foo needs the bar library.")
+        except ImportError as caught:  # raised by hand, as libraries do while they run
+            told = why_not(caught)
+            assert told == "A Python package cannot be used here (Foo needs the bar library).", told
         print("fine")
         """
     assert python("-c", script).stdout.strip() == "fine"

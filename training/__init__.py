@@ -4,9 +4,9 @@ The way of the data:
 
 1. `job` says what is wanted: every setting with its default, bounds and help text; `settings`
    reads jobs and describes settings to others, `presets` are starting points.
-2. `dataset` (`folders`, `listing`, `captions`, `images`, `quality`, `records`, `store`) finds
-   pictures and captions; `captioner` and `sidecars` write captions where there are none; `buckets`
-   decides the size each picture is trained at; `sheet` shows them.
+2. `dataset` (`folders`, `entries`, `pairing`, `listing`, `captions`, `images`, `quality`,
+   `records`, `store`) finds pictures and captions; `captioner` and `sidecars` write captions where
+   there are none; `buckets` decides the size each picture is trained at; `sheet` shows them.
 3. `plan` looks at everything the job names before anything expensive starts; `memory`
    (`activations`, `adapter_size`) predicts what it needs, `streaming` keeps frozen weights
    elsewhere until used.
@@ -32,7 +32,8 @@ Files of adapters are read in any spelling by `lorafile` (`lora_names`), and mad
 `fileops` (`bake`, `lowrank`, `weights`, `inspection`); `files_cli` has the commands.
 
 `run` strings these together, `events` tells the world about it, `cli` is the program, `stdio` its
-streams; `program` says how it is started, `launch` starts it in several processes.
+streams; `program` says how it is started, `launch` starts it in several processes;
+`packages` names what cannot be imported.
 Names below are imported when first used, so importing this package costs nothing.
 """
 

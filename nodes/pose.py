@@ -25,7 +25,7 @@ from ..conditioning.pose import (
     write_poses,
 )
 from .runtime.listings import model_files
-from .runtime.paths import PathError, inside, save_location
+from .runtime.paths import PathError, check_prefix, save_location, save_numbered
 from .runtime.pose_files import (
     MODEL_FOLDER,
     NO_MODEL,
@@ -35,6 +35,7 @@ from .runtime.pose_files import (
     weight_file,
     write_json,
 )
+from .runtime.prefixes import with_dates
 from .runtime.types import PoseKeypoint
 
 CATEGORY = "troupe/pose"
@@ -219,13 +220,15 @@ class TroupeSavePose(io.ComfyNode):
             description="Write poses to one OpenPose JSON file in ComfyUI's output folder. Load "
             "Pose, pose editors and other nodes read it; the numbers survive unchanged.",
             is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 _pose_input(),
                 io.String.Input(
                     "filename_prefix",
                     default="pose/pose",
                     tooltip="Name of the file below the output folder, without number and .json. "
-                    "Slashes make subfolders; %year% and the like work as in Save Image.",
+                    "Slashes make subfolders; %date:yyyy-MM-dd%, %width%, %NODE.WIDGET% and the "
+                    "like work as in Save Image.",
                 ),
                 io.Combo.Input(
                     "confidence",
@@ -241,19 +244,19 @@ class TroupeSavePose(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix=None) -> bool | str:
-        try:
-            if filename_prefix is not None:
-                inside(folder_paths.get_output_directory(), filename_prefix, "filename_prefix")
-        except PathError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix)
+
+    @classmethod
+    def fingerprint_inputs(cls, filename_prefix=None, **_) -> str:
+        return with_dates(filename_prefix or "")
 
     @classmethod
     def execute(cls, pose, filename_prefix, confidence="real") -> io.NodeOutput:
         frames = read_poses(pose, "pose")
-        folder, stem, counter, subfolder = save_location(filename_prefix, "filename_prefix")
-        name = f"{stem}_{counter:05}_.json"
-        write_json(folder / name, write_poses(frames, confidence))
+        size = (int(frames[0].width), int(frames[0].height)) if frames else (0, 0)
+        folder, stem, counter, subfolder = save_location(filename_prefix, cls.hidden, size=size)
+        data = write_poses(frames, confidence)
+        name = save_numbered(lambda path: write_json(path, data), folder, stem, counter, ".json")
         saved = ui.SavedResult(name, subfolder, io.FolderType.output)
         return io.NodeOutput(ui={"files": [saved], "text": [f"{len(frames)} frames in {name}"]})
 

@@ -14,11 +14,27 @@ import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
-from ..training import Dataset, DatasetError, JobError, merge, open_checkpoint, parse_job
+from ..training import (
+    Dataset,
+    DatasetError,
+    JobError,
+    merge,
+    open_checkpoint,
+    parse_job,
+    unwritable,
+)
 from .runtime.embeddings import keep_embeddings
 from .runtime.listings import model_files
-from .runtime.loras import LoraUse, apply_loras, keep_lora, parse_stack, parse_weights
-from .runtime.paths import PathError, inside, save_location
+from .runtime.loras import (
+    LoraUse,
+    apply_loras,
+    check_lora_folder,
+    keep_lora,
+    parse_stack,
+    parse_weights,
+)
+from .runtime.paths import PathError, check_prefix, save_location
+from .runtime.prefixes import with_dates
 from .runtime.progress import sample_picture
 from .runtime.trainer import free_models
 from .runtime.types import CheckedOptions, TrainingOptions
@@ -51,7 +67,7 @@ class TroupeTrainLora(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="lora name",
-                    tooltip="Name of the file as LoRA loaders list it.",
+                    tooltip="Name of the file for LoRA loaders.",
                 ),
                 io.LossMap.Output(display_name="loss map", tooltip="For core's Plot Loss Graph."),
                 io.Image.Output(
@@ -61,26 +77,23 @@ class TroupeTrainLora(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="loss plot", tooltip="The loss over all steps."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        try:
-            if filename_prefix is not None:
-                inside(_loras_folder(), filename_prefix, "filename_prefix")
-        except PathError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix, _loras_folder())
 
     @classmethod
-    def fingerprint_inputs(cls, checkpoint: str | None = None, **_) -> str:
+    def fingerprint_inputs(
+        cls, checkpoint: str | None = None, filename_prefix: str | None = None, **_
+    ) -> str:
         path = checkpoint and folder_paths.get_full_path("checkpoints", checkpoint)
         if not path:
             return ""
         about = os.stat(path)
-        return f"{about.st_size} {about.st_mtime_ns}"
+        return f"{about.st_size} {about.st_mtime_ns} {with_dates(filename_prefix or '')}"
 
     @classmethod
     def execute(
@@ -98,9 +111,8 @@ class TroupeTrainLora(io.ComfyNode):
         filename_prefix: str = "my_lora",
         options: CheckedOptions | None = None,
     ) -> io.NodeOutput:
-        folder, stem, _, subfolder = save_location(
-            filename_prefix, "filename_prefix", str(_loras_folder())
-        )
+        folder, stem, _, subfolder = save_location(filename_prefix, cls.hidden, _loras_folder())
+        check_lora_folder(folder, stem)
         widgets = nested(
             {
                 "seed": seed,
@@ -151,8 +163,9 @@ def _train_inputs() -> list[io.Input]:
             "filename_prefix",
             default="my_lora",
             optional=True,
-            tooltip="Name of the LoRA file below output/loras; may hold a subfolder. The same "
-            "content keeps its name, another one gets a number.",
+            tooltip="Name of the LoRA file below output/loras; may hold a subfolder, and "
+            "%date:yyyy-MM-dd% or %NODE.WIDGET% as in Save Image. The same content keeps its name, "
+            "another one gets a number.",
         ),
         TrainingOptions.Input(
             "options",
@@ -264,7 +277,7 @@ def _fixed(checkpoint: str, dataset: Dataset, stem: str) -> dict[str, Any]:
     device = str(comfy.model_management.get_torch_device())
     tokenizer = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
     return {
-        "name": re.sub(r"[^\w .()+@-]", "_", stem).lstrip(" .()+@-")[:100] or "lora",
+        "name": _run_name(stem),
         "base": {"checkpoint": path, "tokenizer": str(tokenizer)},
         "dataset": {"items": dataset.items, "name": dataset.name},
         "memory": {"device": device if TRAINING_DEVICES.match(device) else "auto"},
@@ -275,6 +288,11 @@ def _fixed(checkpoint: str, dataset: Dataset, stem: str) -> dict[str, Any]:
     }
 
 
+def _run_name(stem: str) -> str:
+    name = re.sub(r"[^\w .()+@-]", "_", stem).lstrip(" .()+@-")[:100].rstrip(" .")
+    return f"lora_{name}" if unwritable(name) else name or "lora"
+
+
 def _train_result(
     cls: type[io.ComfyNode], done: dict, name: str, subfolder: str, warnings: list[str]
 ) -> io.NodeOutput:
@@ -283,7 +301,7 @@ def _train_result(
         tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
         lora = {key: tensor.clone() for key, tensor in tensors.items()}  # lets go of the file
         samples = _picture_batch([sample_picture(*pair) for pair in done["samples"]])
-        plot = _picture_batch([sample_picture(done["plot"], None)])
+        plot = _picture_batch([sample_picture(done["plot"], None)] if done["plot"] else [])
     losses = json.loads(Path(done["losses"]).read_text("utf-8"))["loss"]
     finite = [x for x in losses if x is not None]
     again = " (already trained)" if done["reused"] else ""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import folder_paths
@@ -25,7 +26,15 @@ from ..video import (
 from . import video_widgets as widgets
 from .runtime.films import film_of_video, shot_of_video, sound_of_audio
 from .runtime.lazy_video import LazyVideo
-from .runtime.paths import PathError, dataset_roots, find_below, inside, save_location
+from .runtime.paths import (
+    PathError,
+    check_prefix,
+    dataset_roots,
+    find_below,
+    save_location,
+    save_numbered,
+)
+from .runtime.prefixes import with_dates
 from .runtime.types import Shot as ShotSocket
 
 CATEGORY = "troupe/video"
@@ -204,8 +213,9 @@ class TroupeSaveVideo(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="video/Troupe",
-                    tooltip="Name of the file below output/; '/' makes folders. Variables such as "
-                    "%date:yyyy-MM-dd%, %width% and %height% are filled in, a number is added.",
+                    tooltip="Name of the file below output/; '/' makes folders. %date:yyyy-MM-dd%, "
+                    "%width%, %height%, %NODE.WIDGET% (such as %KSampler.seed%) and the like are "
+                    "filled in as in Save Image, a number is added.",
                 ),
                 io.Combo.Input(
                     "preset",
@@ -238,13 +248,11 @@ class TroupeSaveVideo(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        if filename_prefix is None:  # linked: known only when it runs
-            return True
-        try:
-            inside(folder_paths.get_output_directory(), filename_prefix, "filename_prefix")
-        except PathError as error:
-            return str(error)
-        return True
+        return check_prefix(filename_prefix)
+
+    @classmethod
+    def fingerprint_inputs(cls, filename_prefix: str | None = None, **_) -> str:
+        return with_dates(filename_prefix or "")
 
     @classmethod
     def execute(
@@ -256,12 +264,12 @@ class TroupeSaveVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = with_quality(preset_named(preset), None if crf < 0 else crf)
         film = film_of_video(video)
-        prefix = filename_prefix.replace("%width%", str(film.width))
-        prefix = prefix.replace("%height%", str(film.height))
-        folder, stem, counter, subfolder = save_location(prefix, "filename_prefix")
-        name = f"{stem}_{counter:05}_.{chosen.extension}"
+        folder, stem, counter, subfolder = save_location(
+            filename_prefix, cls.hidden, size=(film.width, film.height)
+        )
         lazy = video if isinstance(video, LazyVideo) else LazyVideo(film)
-        lazy.write(folder / name, chosen, metadata=cls._metadata())
+        write = partial(lazy.write, preset=chosen, metadata=cls._metadata(), new=True)
+        name = save_numbered(write, folder, stem, counter, f".{chosen.extension}")
         preview = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)])
         return io.NodeOutput(lazy, f"{subfolder}/{name}" if subfolder else name, ui=preview)
 

@@ -20,8 +20,9 @@ The way of the data:
 6. `validation` measures pictures that are held out, `judge` keeps the best weights; `state`
    (`optimizer_state`) saves and restores runs, `preview` makes sample pictures, `plot` the loss
    curve.
-7. `export` writes the LoRA with `metadata` (`thumbnail`) and verifies its own file;
-   `diffusers_file` writes it once more for diffusers.
+7. `export` writes the LoRA with `metadata` (`thumbnail`) and verifies its own file; `delivery`
+   brings it where it is wanted; `diffusers_file` writes it once more for diffusers. Every file
+   is written by `wholefile`, under names that `filenames` lets pass.
 
 The `adapter` is put together from `targets` (which layers, ranks and rates), `kinds` (LoRA, DoRA,
 LoKr, ...: how each is put in, starts and is written) and `masters` (how they compute); `live_text`
@@ -55,9 +56,11 @@ _HOME = {
     "JobError": "errors",
     "PRESETS": "presets",
     "Setting": "settings",
+    "NameTaken": "wholefile",
     "TrainingError": "errors",
     "TrainingJob": "job",
     "all_settings": "settings",
+    "in_words": "wholefile",
     "load_job": "settings",
     "merge": "settings",
     "open_checkpoint": "checkpoint",
@@ -65,8 +68,12 @@ _HOME = {
     "parse_text": "settings",
     "program_command": "program",
     "read_dataset": "dataset",
+    "remove_all_left": "wholefile",
     "run_job": "run",
     "setting": "settings",
+    "unwritable": "filenames",
+    "unwritable_path": "filenames",
+    "whole_file": "wholefile",
     "with_comfy_names": "comfy_names",
     "write_bytes": "tensorfile",
 }

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from .fields import Section, outside, setting
+from .filenames import unwritable
 from .kinds import KINDS
 from .targets import TARGETS
 
@@ -167,4 +168,6 @@ class EmbeddingSettings(Section):
     def _a_name(cls, value: str) -> str:
         if not re.fullmatch(r"[\w+@-]*", value):
             raise ValueError("should hold letters, digits, _ and - only: it becomes a file's name")
+        if value and (reason := unwritable(value)):
+            raise ValueError(f"the name {reason}: choose another")
         return value

@@ -29,6 +29,7 @@ from .errors import TrainingError
 from .events import Events
 from .packages import hide_broken, why_not
 from .stdio import POLL_SECONDS, never_refuse, read_now
+from .wholefile import in_words
 
 if TYPE_CHECKING:
     from .job import TrainingJob
@@ -187,7 +188,7 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
             return REFUSED
         if isinstance(error, OSError):
             log.exception("Reading or writing failed")
-            events.emit("error", kind="disk", message=f"Reading or writing failed: {error}.")
+            events.emit("error", kind="disk", message=f"Reading or writing failed: {in_words(error)}.")
             return REFUSED
         from .run import is_out_of_memory, out_of_memory_advice
 

@@ -12,7 +12,7 @@ from .export import adapter_layers
 from .lorafile import DIFFUSERS, file_tensors
 from .metadata import with_hashes
 from .parts import kind_of
-from .tensorfile import serialize, write_bytes
+from .tensorfile import serialize, write_changed
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -52,5 +52,5 @@ def write_diffusers(
             f"{plan.job.adapter.kind} as LoRA of rank {saving.diffusers_rank}: every layer keeps "
             f"at least {kept:.4f} of the squared change"
         )
-    write_bytes(path, serialize(tensors, with_hashes(tensors, {**metadata, "format": "pt"})))
+    write_changed(path, serialize(tensors, with_hashes(tensors, {**metadata, "format": "pt"})))
     return kept

@@ -14,7 +14,7 @@ import torch
 from .embedding import KEYS, vectors_of
 from .errors import ExportError, FileError
 from .lorafile import BUNDLE, is_bundled, read_safetensors
-from .tensorfile import serialize, write_bytes
+from .tensorfile import serialize, write_changed
 from .tokens import Words
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def write_embeddings(
     each = zip(words.words, suffixes(words), _of_each(weights, words), strict=True)
     for word, suffix, tensors in each:
         path = folder / f"embedding{suffix}.safetensors"
-        write_bytes(path, serialize(tensors, _about(word, metadata)))
+        write_changed(path, serialize(tensors, _about(word, metadata)))
         try:
             found, _ = read_safetensors(path)
         except FileError as error:

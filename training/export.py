@@ -17,7 +17,8 @@ from .lorafile import BUNDLE, file_tensors, read_safetensors
 from .metadata import with_hashes
 from .parts import change, kind_of, split_key
 from .targets import UNET
-from .tensorfile import serialize, write_bytes
+from .tensorfile import serialize
+from .wholefile import is_same, whole_file
 
 if TYPE_CHECKING:
     from .job import AdapterSettings, TrainingJob
@@ -76,14 +77,14 @@ def write_lora(
         OSError: the disk is full or not writable.
     """
     data = serialize(tensors, with_hashes(dict(tensors), dict(metadata)))
-    check = path.with_name(f"{path.stem}.unchecked{path.suffix}")
-    try:
-        write_bytes(check, data)
-        stems = {k.partition(".")[0] for k in tensors if not k.startswith(BUNDLE)}
-        verify_lora(check, checkpoint, layers=len(stems))
-        check.replace(path)
-    finally:
-        check.unlink(missing_ok=True)
+    layers = len({k.partition(".")[0] for k in tensors if not k.startswith(BUNDLE)})
+    if is_same(path, data):  # written by an earlier run; it may be open elsewhere
+        verify_lora(path, checkpoint, layers)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as part:
+        part.write_bytes(data)
+        verify_lora(part, checkpoint, layers)
 
 
 def verify_lora(path: Path, checkpoint: Checkpoint, layers: int | None = None) -> int:

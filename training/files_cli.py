@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import FileError, TrainingError, quoted
+from .filenames import unwritable
+from .wholefile import in_words
 
 if TYPE_CHECKING:
     from .fileops import Made
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return REFUSED
     except OSError as error:
-        sys.stderr.write(f"Reading or writing failed: {error}.\n")
+        sys.stderr.write(f"Reading or writing failed: {in_words(error)}.\n")
         return REFUSED
     sys.stdout.write("\n".join(lines) + "\n")
     return DONE
@@ -127,6 +129,8 @@ def _check_output(options: argparse.Namespace) -> None:
     out, files = options.output, options.files
     if out.suffix.lower() != ".safetensors":
         raise FileError(f"Output {out.name!r} must end with .safetensors.")
+    if reason := unwritable(out.name):
+        raise FileError(f"Output {out.name!r} {reason}: choose another name.")
     inputs = [*(files if isinstance(files, list) else [files]), options.base]
     for path in (*inputs, getattr(options, "into", None)):
         if path is not None and out.exists() and path.exists() and out.samefile(path):

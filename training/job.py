@@ -5,6 +5,7 @@ Node widgets, command line settings, messages and file metadata are made from th
 may differ between a run and its resumption.
 """
 
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -22,6 +23,7 @@ from .data_settings import (
 from .fields import Section as _Section
 from .fields import outside as _outside
 from .fields import setting as _setting
+from .filenames import unwritable, unwritable_path
 from .learning_settings import (
     ObjectiveSettings,
     OptimizerSettings,
@@ -33,6 +35,7 @@ from .records import DatasetSettings
 
 VERSION = 1
 SMALLEST = 64  # pixels
+LONGEST_FOLDER = 40  # letters: with all that lies in a run's folder, a path keeps below 260
 FILE_PRECISIONS = ("fp16", "bf16", "fp32")
 
 
@@ -208,6 +211,19 @@ class SavingSettings(_Section):
         le=512,
     )
 
+    @field_validator("output")
+    @classmethod
+    def _writable(cls, value: str) -> str:
+        """Of an absolute path only the name: its folders are this system's own business."""
+        if os.path.isabs(value):
+            reason = unwritable(os.path.basename(value))
+        else:
+            value = value.replace("\\", "/")  # as typed on Windows; no name holds one
+            reason = unwritable_path(value)
+        if reason:
+            raise ValueError(f"the name {reason}: choose another")
+        return value
+
 
 class MetadataSettings(_Section):
     """What the file says about itself, beside the training settings."""
@@ -261,6 +277,13 @@ class TrainingJob(_Section):
     metadata: MetadataSettings = Field(default_factory=MetadataSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     folders: FolderSettings = Field(default_factory=FolderSettings)
+
+    @field_validator("name")
+    @classmethod
+    def _writable(cls, value: str) -> str:
+        if reason := unwritable(f"{value[:LONGEST_FOLDER]}-run"):
+            raise ValueError(f"the name {reason}: choose another")
+        return value
 
     @property
     def reads_live(self) -> bool:

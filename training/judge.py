@@ -104,7 +104,7 @@ class Judge:
         if not self._path.exists() or not self._plan.held_out:
             return None
         try:
-            tensors, metadata = read_tensors(self._path)
+            tensors, metadata = read_tensors(self._path, patient=True)
             about = json.loads(metadata["troupe.best"])
         except (DamagedFile, KeyError, ValueError) as error:
             log.warning("The best weights are damaged and are found anew: %s", error)

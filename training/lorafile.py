@@ -13,6 +13,7 @@ from .errors import FileError, quoted
 from .lora_names import DIFFUSERS, KOHYA, Names, model_of
 from .parts import DOWN, MID, UP, Parts, kind_of, rank_in, scale_of, split_key
 from .tensorfile import serialize, write_bytes
+from .wholefile import PART
 
 BUNDLE = "bundle_emb."  # begins the keys of embeddings inside a LoRA file
 BINDING = ("ss_base_model_version", "modelspec.architecture")  # say what a file is for
@@ -63,7 +64,7 @@ def read_safetensors(path: Path) -> tuple[Parts, dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise FileError(f"File {quoted(path)} does not exist.")
-    if path.suffix.lower() not in (".safetensors", ".sft"):
+    if path.suffix.lower() not in (".safetensors", ".sft") and not path.name.endswith(PART):
         raise FileError(
             f"File {path.name!r} is not a .safetensors file: pickled formats can run code, "
             "convert it first."

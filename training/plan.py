@@ -15,7 +15,7 @@ from .dataset import open_dataset
 from .embedding import find_words
 from .errors import CheckpointError, DatasetError, JobError
 from .fused_backward import refusal
-from .job import TrainingJob
+from .job import LONGEST_FOLDER, TrainingJob
 from .layout import text_config_from_keys, vae_config_from_keys
 from .memory import (
     NO_PLAN,
@@ -245,7 +245,7 @@ def _run_dir(runs: Path, name: str, digest: str) -> Path:
         for folder in sorted(runs.iterdir()):
             if folder.name.endswith(ending) and folder.is_dir():
                 return folder
-    return runs / f"{name}{ending}"
+    return runs / f"{name[:LONGEST_FOLDER]}{ending}"
 
 
 def _device(wanted: str, team: Team) -> torch.device:

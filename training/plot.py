@@ -1,8 +1,11 @@
 """The loss curve as a picture."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+
+from .tensorfile import write_changed
 
 SIZE = (960, 480)
 MARGIN = 56
@@ -61,9 +64,9 @@ def plot_losses(
             draw.ellipse([points[0][0] - 2, points[0][1] - 2, points[0][0] + 2, points[0][1] + 2])
     _plot_scores(draw, [(s, x) for s, x in scores if math.isfinite(x)], max(1, len(losses)))
     draw.text((left, SIZE[1] - 28), f"{title}  loss over {len(losses)} steps", fill="#444444")
-    part = path.with_name(f"{path.name}.part")
-    picture.save(part, "png")
-    part.replace(path)
+    data = io.BytesIO()
+    picture.save(data, "png")
+    write_changed(path, data.getvalue())
 
 
 def _plot_scores(draw, scores: Sequence[tuple[int, float]], steps: int) -> None:

@@ -18,6 +18,7 @@ from .diffusion import BETA_END, BETA_START, TRAIN_STEPS
 from .plan import Plan
 from .text import stack_contexts
 from .variants import CaptionVariants
+from .wholefile import whole_file
 
 TILED_ABOVE = 512 * 512  # pixels from which a VAE decodes in tiles, to stay beside the UNet
 
@@ -154,6 +155,5 @@ def _decode(plan: Plan, latents: list[torch.Tensor], paths: list[Path]) -> None:
         pixels = vae.decode(latent)[0].float().cpu().nan_to_num()
         pixels_hwc = ((pixels.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        Image.fromarray(pixels_hwc.to(torch.uint8).numpy()).save(part, "png")
-        part.replace(path)
+        with whole_file(path) as part:
+            Image.fromarray(pixels_hwc.to(torch.uint8).numpy()).save(part, "png")

@@ -4,7 +4,6 @@ import gc
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from .board import Board
 from .buckets import losses
 from .cache import Encoded, encode
 from .compiled import check_compiler
+from .delivery import check_place, clear_up, deliver
 from .diffusers_file import DIFFUSERS_FILE, write_diffusers
 from .embedding_file import bundled, bundled_name, write_embeddings
 from .errors import TrainingError
@@ -36,8 +36,9 @@ from .preview import make_samples, needed_texts, planned
 from .processes import Team
 from .room import room_warning
 from .state import RunLock, State, States, capture
-from .tensorfile import write_bytes
+from .tensorfile import write_changed
 from .wandb_log import WandbLog
+from .wholefile import in_words
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,9 @@ def run_job(
 
 def _lead(plan: Plan, events: Events, should_stop: Callable[[], bool]) -> Outcome:
     with RunLock(plan.run_dir):
+        clear_up(plan.run_dir)
         saving, boards = plan.job.saving, []
+        check_place(saving.output)
         if saving.tensorboard:
             boards.append(Board(plan.run_dir))
         if saving.wandb != "disabled":
@@ -136,7 +139,7 @@ class _Run:
         import yaml
 
         text = yaml.safe_dump(self.job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_bytes(self.plan.run_dir / "job.yaml", text.encode())
+        self._note("job.yaml", text.encode())
         for issue in self.plan.dataset.issues:
             if issue.severity in ("error", "warning"):
                 self.events.warn(f"{issue.path}: {issue.message}")
@@ -245,10 +248,10 @@ class _Run:
         except OSError as error:
             if must:
                 raise TrainingError(
-                    f"The state of step {state.step} cannot be saved ({error}): make room on the "
-                    "disk and start again, the last saved state is kept."
+                    f"The state of step {state.step} cannot be saved ({in_words(error)}): make "
+                    "room on the disk and start again, the last saved state is kept."
                 ) from None
-            self.events.warn(f"The state of step {state.step} cannot be saved: {error}.")
+            self.events.warn(f"The state of step {state.step} cannot be saved: {in_words(error)}.")
             return
         self.saved_step, self.saved_at = state.step, time.monotonic()
         self.events.emit("checkpoint", step=state.step, path=path)
@@ -319,14 +322,14 @@ class _Run:
         words = write_embeddings(plan.run_dir, weights, plan, metadata) if plan.words else []
         lora = plan.run_dir / LORA_FILE
         write_lora(lora, tensors, metadata, plan.checkpoint)
-        lora, extra = self._deliver(lora), {}
+        lora, extra = deliver(lora, job.saving.output), {}
         if words:
             stem = job.embedding.name or f"{Path(job.saving.output).stem}_embedding"
             extra["embeddings"] = [
                 {
                     "word": word,
                     "suffix": suffix,
-                    "file": self._deliver(file, f"{stem}{suffix}"),
+                    "file": deliver(file, job.saving.output, f"{stem}{suffix}"),
                     "inside": bundled_name(plan, suffix),
                 }
                 for word, suffix, file in words
@@ -334,11 +337,8 @@ class _Run:
         if job.saving.diffusers:
             extra["diffusers"] = plan.run_dir / DIFFUSERS_FILE
             write_diffusers(extra["diffusers"], weights, plan, metadata)
-        losses = plan.run_dir / "losses.json"
         values = [x if math.isfinite(x) else None for x in state.losses]
-        write_bytes(losses, json.dumps({"loss": values, "validation": state.scores}).encode())
-        plot = plan.run_dir / "loss.png"
-        plot_losses(state.losses, plot, job.name, state.scores)
+        curve = json.dumps({"loss": values, "validation": state.scores}).encode()
         samples = [s for s in planned(plan, step) if s.path.exists()]
         self.states.finish(state)
         self.events.emit(
@@ -347,8 +347,8 @@ class _Run:
             **extra,
             steps=state.step,
             loss=running_mean(state.losses)[-1],
-            losses=losses,
-            plot=plot,
+            losses=self._note("losses.json", curve),
+            plot=self._plot(),
             samples=[[s.path, s.base] for s in samples],
             validation=state.scores,
             used_step=step,
@@ -358,23 +358,26 @@ class _Run:
         )
         return Outcome(state.step, lora)
 
+    def _note(self, name: str, data: bytes) -> Path:
+        """Write a file about the run, which is never worth the run itself."""
+        path = self.plan.run_dir / name
+        try:
+            write_changed(path, data)
+        except OSError as error:
+            self.events.warn(f"{name} was not written: {in_words(error)}.")
+        return path
+
+    def _plot(self) -> Path | None:
+        path, state = self.plan.run_dir / "loss.png", self.state
+        try:
+            plot_losses(state.losses, path, self.job.name, state.scores)
+        except OSError as error:
+            self.events.warn(f"The loss curve was not drawn: {in_words(error)}.")
+        return path if path.is_file() else None
+
     def _newest_sample(self) -> Path | None:
         samples = [s.path for s in planned(self.plan, self._final()[0]) if s.path.exists()]
         return samples[0] if samples else None
-
-    def _deliver(self, file: Path, beside: str = "") -> Path:
-        """Copy a file to where the user wants the LoRA, or beside it under another stem."""
-        if not self.job.saving.output:
-            return file
-        target = Path(self.job.saving.output)
-        if beside:
-            beside += "_embedding" if beside == target.stem else ""
-            target = target.with_name(f"{beside}.safetensors")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.part")
-        shutil.copyfile(file, part)
-        part.replace(target)
-        return target
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .errors import StateError
 from .optimizer_state import pack_update, unpack_update
 from .tensorfile import DamagedFile, read_tensors, write_tensors
 from .update import Updater, UpdateState
+from .wholefile import FileInUse, discard, in_words
 
 log = logging.getLogger(__name__)
 
@@ -108,38 +109,40 @@ class States:
             spare = self.files()[1:]
             if error.errno not in FULL_DISK or not spare:
                 raise
-            for old in spare:
-                old.unlink(missing_ok=True)
+            _drop(spare)
             write_tensors(path, tensors, {"troupe.state": json.dumps(facts)})
-        for old in self.files()[self._keep :]:
-            old.unlink(missing_ok=True)
+        _drop(self.files()[self._keep :])
         return path
 
     def finish(self, state: State) -> None:
         """Keep of a finished run what a new export needs, and give the rest of the disk back."""
         if state.update.memory:
-            self.save(replace(state, update=UpdateState()))
-        for old in self.files()[1:]:
-            old.unlink(missing_ok=True)
+            try:
+                self.save(replace(state, update=UpdateState()))
+            except OSError as error:  # the whole state serves as well
+                log.warning("The last state is kept at its full size: %s", in_words(error))
+        _drop(self.files()[1:])
 
     def newest(self, warn: Callable[[str], None]) -> State | None:
         """The newest good state, or None; damaged files are reported and removed.
 
         Raises:
-            StateError: a state was written by a newer version of this program.
+            StateError: a state was written by a newer version of this program, or cannot be read
+                because another program has it open.
         """
-        for leftover in self._folder.glob("*.part"):
-            leftover.unlink(missing_ok=True)
+        _drop(self._folder.glob("*.part"))
         for path in self.files():
             try:
                 return self._read(path)
             except DamagedFile as error:
                 warn(f"A saved state is damaged, an older one is used ({error}).")
-                path.unlink(missing_ok=True)
+                _drop([path])
+            except FileInUse as error:  # it is newer than the others, and nothing is wrong with it
+                raise StateError(str(error)) from None
         return None
 
     def _read(self, path: Path) -> State:
-        tensors, metadata = read_tensors(path)
+        tensors, metadata = read_tensors(path, patient=True)
         facts = json.loads(metadata.get("troupe.state", "{}"))
         if facts.get("version", 0) > VERSION:
             raise StateError(f"{path.name} was saved by a newer version: update the pack.")
@@ -163,6 +166,13 @@ class States:
             started=facts["started"],
             threads=facts.get("threads", 0),
         )
+
+
+def _drop(files: Iterable[Path]) -> None:
+    """Remove what is not needed any more; what another program has open goes the next time."""
+    for path in files:
+        if not discard(path):
+            log.info("%s is open elsewhere and is removed the next time.", path.name)
 
 
 def capture(state: State, adapter: Adapter, updater: Updater) -> State:

@@ -1,8 +1,6 @@
 """Keep pictures that come from memory as files, under a name made from their content."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from .folders import Found, Group
 from .images import MATTE
 from .pairing import MASK_SUFFIX
 from .records import Dataset, DatasetSettings, Issue
+from .wholefile import whole_file
 
 
 def keep_pictures(
@@ -147,14 +146,5 @@ def _write_png(path: Path, pixels: np.ndarray) -> None:
     """Nothing is done where the file exists: its folder's name says what it holds."""
     if path.exists():
         return
-    handle, part = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            Image.fromarray(pixels).save(file, "PNG", compress_level=4)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)  # mkstemp makes it private
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
+    with whole_file(path) as part:
+        Image.fromarray(pixels).save(part, "PNG", compress_level=4)

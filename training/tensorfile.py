@@ -6,12 +6,13 @@ and states carry a CRC-32 of their tensors; `read_tensors` believes no file with
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+
+from .wholefile import FileInUse, discard, is_same, patiently, whole_file
 
 _CHECKSUM = "troupe.crc32"
 
@@ -34,10 +35,16 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     """Write a .safetensors file with a checksum; `path` appears only when complete.
 
     Raises:
-        OSError: the disk is full or not writable; nothing is left behind.
+        OSError: the disk is full or not writable, or another program has the file open; nothing
+            is left behind.
     """
     plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_bytes(path, serialize(plain, {**metadata, _CHECKSUM: checksum(plain)}))
+    try:
+        write_bytes(path, serialize(plain, {**metadata, _CHECKSUM: checksum(plain)}))
+    except FileInUse as error:
+        if error.kept and discard(error.kept):  # of no use to a person
+            error.kept = None
+        raise
 
 
 def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -67,46 +74,43 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that appears under its name only when complete and flushed to the disk.
 
     Raises:
+        FileInUse: another program holds `path`; the finished file lies beside it.
         OSError: the disk is full or not writable; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
+    with whole_file(path) as part:
+        part.write_bytes(data)
 
 
-def _flush_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there, and the rename is journalled
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def write_changed(path: Path, data: bytes) -> None:
+    """`write_bytes`, unless the file holds just that: it may be open elsewhere."""
+    if not is_same(path, data):
+        write_bytes(path, data)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_tensors(
+    path: Path, patient: bool = False
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """(tensors, metadata) of a file made by `write_tensors`.
+
+    Args:
+        patient: a file that another program has open is waited for.
 
     Raises:
         DamagedFile: unreadable, truncated, altered, or without our checksum.
+        FileInUse: only if `patient`; another program did not let go of it.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
-        data = path.read_bytes()  # no memory map: the file may be replaced while we hold it
+        # no memory map: the file may be replaced while we hold it
+        data = patiently(path.read_bytes, path) if patient else path.read_bytes()
         tensors = load(data)
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except FileInUse:
+        raise
     except (OSError, SafetensorError, ValueError) as error:
         raise DamagedFile(f"{path.name}: {error}") from None
     if metadata.pop(_CHECKSUM, None) != checksum(tensors):

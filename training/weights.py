@@ -5,7 +5,6 @@ a 7 GB file needs no 7 GB of memory.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from .checkpoint import Checkpoint
 from .errors import FileError
 from .keys import PREFIXES, open_clip_key_table
 from .lora_names import TEXT_DEPTH, TEXT_PROJECTION, Names, model_of
+from .wholefile import whole_file
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -108,30 +108,23 @@ def rewrite_checkpoint(
     header["__metadata__"] = {**own, **{k: v for k, v in metadata.items() if v}}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     order = sorted(checkpoint.offsets, key=checkpoint.offsets.__getitem__)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            open(part, "wb") as out,
-            open(checkpoint.path, "rb") as source,
-            safe_open(checkpoint.path, framework="pt") as tensors,
-        ):
-            out.write(len(text).to_bytes(8, "little") + text)
-            for key in order:
-                start, stop = checkpoint.offsets[key]
-                if key in changed:
-                    old = tensors.get_tensor(key)
-                    out.write(_bytes(_checked(changed[key](old), old, key)))
-                else:
-                    source.seek(start)
-                    _copy(source, out, stop - start)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with (
+        whole_file(path) as part,
+        open(part, "wb") as out,
+        open(checkpoint.path, "rb") as source,
+        safe_open(checkpoint.path, framework="pt") as tensors,
+    ):
+        out.write(len(text).to_bytes(8, "little") + text)
+        for key in order:
+            start, stop = checkpoint.offsets[key]
+            if key in changed:
+                old = tensors.get_tensor(key)
+                out.write(_bytes(_checked(changed[key](old), old, key)))
+            else:
+                source.seek(start)
+                _copy(source, out, stop - start)
 
 
 def _checked(new: torch.Tensor, old: torch.Tensor, key: str) -> torch.Tensor:

@@ -8,7 +8,8 @@ The way of a film, in order:
    `assemble` checks them and fills in defaults. `rational` turns 23.976 into 24000/1001.
 3. `render`: frame i of a film on demand: `framing` (fit, `camera`) makes one frame of one shot,
    `transitions` mixes two of them with an `easing`. All in 8 bit; what does not change is not made.
-4. `encode`: frames and sound into a file by one of the `presets`; `files` shows it when complete.
+4. `encode`: frames and sound into a file by one of the `presets`; `wholefile`
+   shows it when complete, `files` says what a disk refuses.
 
 Nothing here knows ComfyUI; `nodes/runtime/lazy_video.py` makes a film a core VIDEO.
 """
@@ -34,6 +35,7 @@ from .sources import (
 )
 from .timeline import CUT, Shot, Timeline, Transition
 from .transitions import TRANSITIONS
+from .wholefile import NameTaken
 
 __all__ = [
     "CUT",
@@ -45,6 +47,7 @@ __all__ = [
     "TRANSITIONS",
     "FilmSource",
     "Move",
+    "NameTaken",
     "Pictures",
     "Preset",
     "Renderer",

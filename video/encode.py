@@ -46,10 +46,11 @@ def encode(
     container: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    new: bool = False,
 ) -> None:
     """Write the film to a file, or into a seekable binary file object.
 
-    A file is written as NAME.part beside its place and takes its name when it is complete; on any
+    A file is written as a part beside its place and takes its name when it is complete; on any
     error or interrupt the part is removed. Pictures of odd size get their last row or column twice
     where the pixel format needs even ones.
 
@@ -57,14 +58,16 @@ def encode(
         container: FFmpeg's name of another muxer than the preset's.
         metadata: written into the file; values that are not text are written as JSON.
         progress: called after every frame; what it raises ends the encoding.
+        new: never write over a file, nor under a name that another process is writing.
 
     Raises:
+        NameTaken: only for `new`; nothing was encoded.
         VideoError: no such preset or encoder, the encoder refuses the film, the disk is full.
     """
     chosen = preset_named(preset) if isinstance(preset, str) else preset
     muxer = container or chosen.container
     if isinstance(target, (str, os.PathLike)):
-        with whole_file(target) as part:
+        with whole_file(target, new) as part:
             _write(film, part, muxer, chosen, metadata, progress)
     else:
         with explained("the file in memory"):
@@ -76,6 +79,7 @@ def rewrite(
     target: str | os.PathLike,
     container: str,
     metadata: Mapping[str, Any] | None = None,
+    new: bool = False,
 ) -> None:
     """Write a file that `encode` wrote once more, with other metadata: packets are copied as is.
 
@@ -83,10 +87,12 @@ def rewrite(
 
     Raises:
         VideoError: the disk is full.
+        NameTaken: as `encode`.
+        OSError, ValueError: FFmpeg's own, `source` cannot be read.
     """
     import av
 
-    with whole_file(target) as part, av.open(os.fspath(source)) as file:
+    with av.open(os.fspath(source)) as file, whole_file(target, new) as part:
         output = _opened(part, container, metadata)
         try:
             copies = {stream: output.add_stream_from_template(stream) for stream in file.streams}

@@ -7,6 +7,7 @@ from typing import Any
 
 import folder_paths
 
+from ...training import remove_all_left
 from .loras import keep_lora
 
 FOLDER = "embeddings"
@@ -49,6 +50,7 @@ def _keep(file: Path, root: Path, wanted: str) -> Path:
     while _elsewhere(root, stem):
         number += 1
         stem = f"{wanted}_{number:05}"
+    remove_all_left((root / stem).parent, Path(stem).name)
     return Path(keep_lora(file, (root / stem).parent, Path(stem).name, root))
 
 

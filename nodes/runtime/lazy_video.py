@@ -24,6 +24,7 @@ from comfy_api.v0_0_2 import Input, Types
 
 from ...video import (
     REWRITABLE,
+    NameTaken,
     Preset,
     Renderer,
     Timeline,
@@ -194,10 +195,14 @@ class LazyVideo(Input.Video):
         preset: Preset,
         muxer: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        new: bool = False,
     ) -> None:
         """Encode the film, or copy what an earlier call encoded with the same settings.
 
         Other metadata (the prompt, which differs each time) only needs the packets copied.
+
+        Args:
+            new: see `video.whole_file`.
         """
         muxer = muxer or preset.container
         if not isinstance(target, (str, os.PathLike)):
@@ -206,13 +211,8 @@ class LazyVideo(Input.Video):
         path = os.path.abspath(os.fspath(target))
         described = _digest(metadata)
         earlier = self._earlier((preset, muxer), described)
-        if earlier is None:
-            self._encode(path, preset, muxer, metadata)
-        elif earlier.metadata != described:
-            rewrite(earlier.path, path, muxer, metadata)
-        elif earlier.path != path:
-            with whole_file(path) as part:
-                shutil.copyfile(earlier.path, part)
+        if earlier is None or not self._copied(earlier, path, muxer, metadata, new):
+            self._encode(path, preset, muxer, metadata, new)
         self._saved = [saved for saved in self._saved if saved.path != path]
         self._saved.append(_Saved((preset, muxer), described, path, _stamp(path)))
 
@@ -224,9 +224,43 @@ class LazyVideo(Input.Video):
             return None
         return best
 
-    def _encode(self, target, preset: Preset, muxer: str, metadata: Mapping[str, Any] | None):
-        progress = _Progress(self.film.frame_count)
-        encode(self.film, target, preset, container=muxer, metadata=metadata, progress=progress)
+    def _copied(
+        self, earlier: _Saved, path: str, muxer: str, metadata: Mapping[str, Any] | None, new: bool
+    ) -> bool:
+        """Whether an earlier file could serve; one that cannot be read is made anew."""
+        from av.error import FFmpegError
+
+        try:
+            if earlier.metadata != _digest(metadata):
+                rewrite(earlier.path, path, muxer, metadata, new)
+            elif earlier.path != path:
+                with open(earlier.path, "rb") as source, whole_file(path, new) as part:
+                    with open(part, "wb") as file:
+                        shutil.copyfileobj(source, file, 1 << 20)
+        except (NameTaken, VideoError):  # of the new file, which encoding would meet as well
+            raise
+        except (OSError, ValueError, FFmpegError) as error:
+            logger.warning("%s cannot be copied (%s): encoding anew.", earlier.path, error)
+            return False
+        return True
+
+    def _encode(
+        self,
+        target: str | IO[bytes],
+        preset: Preset,
+        muxer: str,
+        metadata: Mapping[str, Any] | None,
+        new: bool = False,
+    ) -> None:
+        encode(
+            self.film,
+            target,
+            preset,
+            container=muxer,
+            metadata=metadata,
+            progress=_Progress(self.film.frame_count),
+            new=new,
+        )
 
 
 class _Progress:

@@ -2,9 +2,10 @@
 
 import hashlib
 import logging
-import os
+import posixpath
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 
-from ...training import with_comfy_names
+from ...training import NameTaken, in_words, whole_file, with_comfy_names
 from .listings import model_files
-from .paths import PathError, find_below
+from .paths import PathError, find_below, with_slashes
 from .words import split_words, with_words
 
 log = logging.getLogger(__name__)
@@ -32,25 +33,64 @@ class LoraError(ValueError):
 
 
 def keep_lora(file: Path, folder: Path, stem: str, root: Path) -> str:
-    """Copy a finished LoRA into `folder`; returns its name relative to `root`.
+    """Copy a finished LoRA into `folder`; returns its name relative to `root`, with '/'.
 
     A file of the same content keeps its name; another content never overwrites one but gets a
-    number. The copy is written beside and renamed.
+    number, also where another server keeps its own LoRA there at the same time.
+
+    Raises:
+        LoraError: it cannot be written there; says why, and where the finished file is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content, number = _sha256(file), 1
     while True:
         name = stem if number == 1 else f"{stem}_{number:05}"
         target = folder / f"{name}.safetensors"
-        if not target.exists():
-            break
-        if target.stat().st_size == file.stat().st_size and _sha256(target) == content:
-            return str(target.relative_to(root))
-        number += 1
-    part = target.with_name(f"{target.name}.part")
-    shutil.copyfile(file, part)
-    os.replace(part, target)
-    return str(target.relative_to(root))
+        if target.exists() and _holds(target, file, content):
+            return target.relative_to(root).as_posix()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(target, new=True) as part:
+                shutil.copyfile(file, part)
+        except NameTaken:
+            # what was finished at this moment may be the same
+            number += not (target.exists() and _holds(target, file, content))
+        except OSError as error:
+            raise LoraError(
+                f"{target.name} cannot be written into {folder} ({in_words(error)}). The finished "
+                f"file is {file}: make room or let go of the file, and queue again."
+            ) from error
+        else:
+            return target.relative_to(root).as_posix()
+
+
+def check_lora_folder(folder: Path, stem: str) -> None:
+    """Find out before a training whether its LoRA can be written after it.
+
+    Raises:
+        LoraError: a read-only folder, a path that is too long, ...; says which.
+    """
+    try:
+        with suppress(NameTaken), whole_file(folder / f"{stem}.safetensors", new=True):
+            raise _Enough
+    except _Enough:
+        pass
+    except OSError as error:
+        raise LoraError(
+            f"filename_prefix: no LoRA can be written into {folder} ({in_words(error)}): choose "
+            "another name, or make the folder writable."
+        ) from None
+
+
+class _Enough(Exception):
+    """Leaves a file unwritten."""
+
+
+def _holds(target: Path, file: Path, content: str) -> bool:
+    """Whether `target` is the same file as `file`, whose sha256 is `content`."""
+    try:
+        return target.stat().st_size == file.stat().st_size and _sha256(target) == content
+    except OSError:  # open elsewhere, or gone: not known to be the same
+        return False
 
 
 def _sha256(path: Path) -> str:
@@ -102,11 +142,17 @@ class LoraUse:
 
 def _find(name: str) -> Path:
     # core's own listing: it follows the links by which people share model folders
-    for listed in model_files("loras"):
-        if os.path.normpath(listed) == os.path.normpath(name.strip()):
-            return Path(folder_paths.get_full_path_or_raise("loras", listed))
+    listed = model_files("loras")
+    for plain in (_path, lambda text: _path(text).casefold()):  # Windows ignores case
+        found = [one for one in listed if plain(one) == plain(name)]
+        if len(found) == 1 or (found and plain is _path):
+            return Path(folder_paths.get_full_path_or_raise("loras", found[0]))
     find_below(folder_paths.get_folder_paths("loras"), name, "LoRA")  # names what is wrong
     raise PathError(f"LoRA {name!r} is not a LoRA file: name a .safetensors file.")
+
+
+def _path(name: str) -> str:
+    return posixpath.normpath(with_slashes(name.strip()))
 
 
 def parse_weights(text: str, count: int) -> list[tuple[float, float]]:

@@ -1,9 +1,19 @@
-"""Every string that becomes a path passes through here, and none leaves its root."""
+"""Every string that becomes a path passes through here, and none leaves its root.
+
+Slashes of either kind are read on every system, since workflows travel; '/' is what we write. What
+becomes the name of a file must be one on every system, too; files that are there may have any.
+"""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import folder_paths
+
+from ... import training, video
+from ...training import remove_all_left, unwritable_path
+from .prefixes import with_values, without_variables
 
 
 class PathError(ValueError):
@@ -41,9 +51,10 @@ def find_below(roots: list[str], name: str, what: str) -> Path:
         PathError: as `inside`, or nothing of that name exists in any root.
     """
     for root in roots:
-        target = inside(root, name, what)
-        if target.exists():
-            return target
+        for spelling in dict.fromkeys((name, with_slashes(name))):
+            target = inside(root, spelling, what)
+            if target.exists():
+                return target
     places = ", ".join(os.path.basename(os.path.normpath(r)) + "/" for r in roots)
     raise PathError(f"{what} {name!r} was not found; put it in one of: {places}.")
 
@@ -62,16 +73,75 @@ def input_file(name: str, what: str) -> Path:
     return path
 
 
+def with_slashes(name: str) -> str:
+    """A name that may have been typed on Windows, with '/'."""
+    return name.replace("\\", "/")
+
+
+def check_prefix(filename_prefix: str | None, base: str | Path | None = None) -> bool | str:
+    """For validate_inputs: True, or what is wrong with a typed prefix (None: it is linked).
+
+    Args:
+        base: a folder inside ComfyUI's output directory, by default that directory itself.
+    """
+    try:
+        if filename_prefix is not None:
+            _writable(without_variables(filename_prefix), filename_prefix, base)
+    except PathError as error:
+        return str(error)
+    return True
+
+
 def save_location(
-    filename_prefix: str, what: str, base: str | None = None
+    filename_prefix: str,
+    hidden: Any = None,
+    base: str | Path | None = None,
+    size: tuple[int, int] = (0, 0),
 ) -> tuple[Path, str, int, str]:
     """(folder, file stem, counter, subfolder relative to output) for a new file below `base`.
 
-    `base` is a folder inside ComfyUI's output directory, by default that directory itself.
-    The prefix may hold '/' for subfolders and core's %date% style variables.
+    What killed processes left under such names is removed.
+
+    Args:
+        filename_prefix: may hold slashes for subfolders and the variables of core's Save Image.
+        hidden: the node's hidden inputs, from which variables are filled in.
+        base: a folder inside ComfyUI's output directory, by default that directory itself.
+        size: pixels, for %width% and %height%.
+
+    Raises:
+        PathError: the name leads elsewhere, or cannot be one on every system.
     """
-    root = base or folder_paths.get_output_directory()
-    inside(root, filename_prefix, what)
-    folder, stem, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, root)
+    root = str(base or folder_paths.get_output_directory())
+    prefix = _writable(with_values(filename_prefix, hidden), filename_prefix, base)
+    folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, root, *size)
+    remove_all_left(Path(folder), stem)
     subfolder = os.path.relpath(folder, folder_paths.get_output_directory()).replace(os.sep, "/")
     return Path(folder), stem, counter, "" if subfolder == "." else subfolder
+
+
+def save_numbered(
+    write: Callable[[Path], None], folder: Path, stem: str, counter: int, ending: str
+) -> str:
+    """The name of a new file STEM_00001_ENDING; the next number where another process has it.
+
+    Args:
+        write: writes the file, or raises NameTaken at once; see `whole_file`.
+    """
+    while True:
+        name = f"{stem}_{counter:05}_{ending}"
+        try:
+            write(folder / name)
+        except (training.NameTaken, video.NameTaken):
+            counter += 1
+        else:
+            return name
+
+
+def _writable(prefix: str, typed: str, base: str | Path | None) -> str:
+    """The prefix with '/', if files can have this name below `base`."""
+    what = "filename_prefix"
+    name = with_slashes(_checked(prefix, what))
+    inside(base or folder_paths.get_output_directory(), name, what)
+    if reason := unwritable_path(name):
+        raise PathError(f"{what} {typed!r}: the name {reason}. Choose another.")
+    return name

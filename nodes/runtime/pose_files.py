@@ -7,6 +7,7 @@ from pathlib import Path
 import folder_paths
 
 from ...conditioning.pose import WEIGHT_FILES, WEIGHTS_SOURCE, PoseError, pose_files_in
+from ...training import whole_file
 from .listings import model_files, only_text
 from .paths import find_below, inside
 
@@ -83,13 +84,10 @@ def pose_paths(name: str) -> list[Path]:
 
 
 def write_json(path: Path, data: list[dict]) -> None:
-    """Write `data` so that the file appears under its name only when it is complete."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            json.dump(data, file, separators=(",", ":"), allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a new file, which appears under its name only when it is complete.
+
+    Raises:
+        NameTaken: there is one of this name, or another process writes it.
+    """
+    with whole_file(path, new=True) as part, open(part, "w", encoding="utf-8") as file:
+        json.dump(data, file, separators=(",", ":"), allow_nan=False)

@@ -18,7 +18,7 @@ import folder_paths
 import torch
 from safetensors.torch import save
 
-from ...training import BUNDLE, write_bytes
+from ...training import BUNDLE, unwritable, write_bytes
 
 PARTS = (".clip_l", ".clip_g", ".string_to_param.*")  # those that core reads
 WRITABLE = re.compile(r"[\w@+-][\w.@+-]*")  # a name that ends where a prompt's word ends
@@ -31,7 +31,7 @@ def split_words(tensors: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, d
     for key, tensor in tensors.items():
         part = next((p for p in PARTS if key.endswith(p)), "")
         name = key.removeprefix(BUNDLE).removesuffix(part)
-        if key.startswith(BUNDLE) and part and WRITABLE.fullmatch(name):
+        if key.startswith(BUNDLE) and part and WRITABLE.fullmatch(name) and not unwritable(name):
             words.setdefault(name, {})[key] = tensor
         else:
             rest[key] = tensor

@@ -53,7 +53,7 @@ def test_a_killed_process_leaves_no_file_under_its_name(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4.part"]
+    assert [p.name for p in tmp_path.iterdir()] == ["film.mp4.1.troupe.part"]
     encode(clip(moving(5)), target)
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
 

@@ -81,7 +81,6 @@ def _lead(plan: Plan, events: Events, should_stop: Callable[[], bool]) -> Outcom
     with RunLock(plan.run_dir):
         clear_up(plan.run_dir)
         saving, boards = plan.job.saving, []
-        check_place(saving.output)
         if saving.tensorboard:
             boards.append(Board(plan.run_dir))
         if saving.wandb != "disabled":
@@ -125,6 +124,8 @@ class _Run:
         warning = be_repeatable(self.plan.device, self.state)
         if warning and not reused:
             self.events.warn(warning)
+        if not reused:
+            check_place(self.job.saving.output)
         self.plan.team.agree(not reused)
         if not reused or not self._samples_exist():
             try:

@@ -206,3 +206,47 @@ def test_whether_a_file_can_be_replaced_is_found_out_before(module, target, monk
     with pytest.raises(module.FileInUse, match="film.mp4"):
         module.check_replaceable(target)
     assert names(target.parent) == ["film.mp4"] and target.read_bytes() == b"in use"
+
+
+KEEPER = """
+import sys
+from pathlib import Path
+from training.wholefile import NameTaken, whole_file
+
+folder, me = Path(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for turn in range(25):
+    number = 1
+    while True:
+        try:
+            with whole_file(folder / f"zoe_{number:05}.safetensors", new=True) as part:
+                part.write_text(f"{me} {turn}")
+            break
+        except NameTaken:
+            number += 1
+"""
+
+
+def test_processes_that_want_the_same_names_lose_nothing(tmp_path):
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", KEEPER, str(tmp_path), str(me)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for me in range(3)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        end(writer)
+        assert writer.returncode == 0
+    found = sorted(path.read_text() for path in tmp_path.glob("zoe_*.safetensors"))
+    assert found == sorted(f"{me} {turn}" for me in range(3) for turn in range(25))
+    assert len(names(tmp_path)) == 75  # numbers without a gap, and no part

@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from .wholefile import in_words
+
 
 class Events:
     """Writes events to a stream, and to a file once there is one."""
@@ -45,9 +47,13 @@ class Events:
         self._marks.update(fields)
 
     def keep_in(self, path: Path) -> None:
-        """Append all further events to `path` too."""
-        self._file = open(path, "a", encoding="utf-8")
-        self._streams.append(self._file)
+        """Append all further events to `path` too; one that cannot be opened is said."""
+        try:
+            self._file = open(path, "a", encoding="utf-8")
+        except OSError as error:
+            self.warn(f"{path.name} is not written: {in_words(error)}.")
+        else:
+            self._streams.append(self._file)
 
     def fileno(self) -> int:
         """Descriptor of the stream, for a process that speaks in our place."""

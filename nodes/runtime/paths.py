@@ -126,6 +126,9 @@ def save_numbered(
 
     Args:
         write: writes the file, or raises NameTaken at once; see `whole_file`.
+
+    Raises:
+        PathError: the disk refuses; says why.
     """
     while True:
         name = f"{stem}_{counter:05}_{ending}"
@@ -133,6 +136,8 @@ def save_numbered(
             write(folder / name)
         except (training.NameTaken, video.NameTaken):
             counter += 1
+        except OSError as error:
+            raise PathError(f"{name} cannot be written ({training.in_words(error)}).") from error
         else:
             return name
 

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,10 +18,10 @@ import sys
 from pathlib import Path
 from training.wholefile import whole_file
 
-with whole_file(Path(sys.argv[1])) as part:
-    part.write_bytes(b"half")
+with whole_file(Path(sys.argv[1])) as part, open(part, "wb", buffering=0) as file:
+    file.write(b"half")
     print(part.name, flush=True)
-    sys.stdin.read()
+    sys.stdin.readline()
 """
 
 
@@ -30,6 +29,8 @@ with whole_file(Path(sys.argv[1])) as part:
 def module(request, monkeypatch):
     monkeypatch.setattr(request.param, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(request.param, "PAUSE_SECONDS", 0.01)
+    if os.name == "nt":
+        monkeypatch.setattr(request.param, "QUIET_SECONDS", 0.0)
     return request.param
 
 
@@ -63,9 +64,9 @@ def start_writing(path: Path) -> tuple[subprocess.Popen, str]:
     return process, process.stdout.readline().strip()
 
 
-def end(process: subprocess.Popen, number: int = 0) -> None:
-    if number:
-        process.send_signal(number)
+def end(process: subprocess.Popen, kill: bool = False) -> None:
+    if kill:
+        process.kill()
     process.stdin.close()
     process.wait(60)
     process.stdout.close()
@@ -170,7 +171,7 @@ def test_a_killed_writer_s_part_goes_and_a_living_one_s_stays(module, target):
         assert names(target.parent) == ["film.mp4", part]
         assert (target.parent / part).read_bytes() == b"half"
     finally:
-        end(process, signal.SIGKILL)
+        end(process, kill=True)
     assert (target.parent / part).exists()
     (target.parent / "film.mp4.part").write_bytes(b"a download of somebody else's")
     module.remove_all_left(target.parent, "film")
@@ -179,15 +180,16 @@ def test_a_killed_writer_s_part_goes_and_a_living_one_s_stays(module, target):
 
 def test_a_killed_writer_s_part_is_no_bar(module, target):
     process, part = start_writing(target)
-    end(process, signal.SIGKILL)
+    end(process, kill=True)
     with module.whole_file(target, new=True) as mine:
         assert mine.name == part
         mine.write_bytes(b"mine")
     assert names(target.parent) == ["film.mp4"] and target.read_bytes() == b"mine"
 
 
-def test_a_part_that_is_not_locked_yet_is_left_alone(module, target):
+def test_a_part_that_is_not_locked_yet_is_left_alone(module, target, monkeypatch):
     """Its writer may be between making and locking it."""
+    monkeypatch.setattr(module, "QUIET_SECONDS", 60.0)
     part = target.with_name(f"film.mp4.1{module.PART}")
     part.touch()
     assert not module.remove_left(part)

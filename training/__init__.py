@@ -60,6 +60,7 @@ _HOME = {
     "TrainingError": "errors",
     "TrainingJob": "job",
     "all_settings": "settings",
+    "check_replaceable": "wholefile",
     "in_words": "wholefile",
     "load_job": "settings",
     "merge": "settings",

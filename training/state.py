@@ -20,6 +20,7 @@ from .wholefile import FileInUse, discard, in_words
 log = logging.getLogger(__name__)
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HELD = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 VERSION = 2
 
 
@@ -215,7 +216,10 @@ class RunLock:
         self._file = open(self._path, "a+b")
         try:
             _lock(self._file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in HELD:  # a network disk without locks
+                log.warning("The run's folder cannot be locked: train it in one process only.")
+                return self
             self._file.close()
             raise StateError(
                 f"Run {self._path.parent.name!r} is being trained by another process: "

@@ -5,7 +5,6 @@ import logging
 import posixpath
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 
-from ...training import NameTaken, in_words, whole_file, with_comfy_names
+from ...training import NameTaken, check_replaceable, in_words, whole_file, with_comfy_names
 from .listings import model_files
 from .paths import PathError, find_below, with_slashes
 from .words import split_words, with_words
@@ -70,19 +69,12 @@ def check_lora_folder(folder: Path, stem: str) -> None:
         LoraError: a read-only folder, a path that is too long, ...; says which.
     """
     try:
-        with suppress(NameTaken), whole_file(folder / f"{stem}.safetensors", new=True):
-            raise _Enough
-    except _Enough:
-        pass
+        check_replaceable(folder / f"{stem}_.safetensors")
     except OSError as error:
         raise LoraError(
             f"filename_prefix: no LoRA can be written into {folder} ({in_words(error)}): choose "
             "another name, or make the folder writable."
         ) from None
-
-
-class _Enough(Exception):
-    """Leaves a file unwritten."""
 
 
 def _holds(target: Path, file: Path, content: str) -> bool:

@@ -1,5 +1,6 @@
 """Saved states: exact, whole or not there, the newest good one wins, one process per run."""
 
+import errno
 import math
 import os
 import subprocess
@@ -179,6 +180,15 @@ def test_leftovers_of_a_killed_writer_are_removed(states):
     (path.parent / "state-00000002.safetensors.123.part").write_bytes(b"half")
     assert states.newest(silent).step == 1
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_disk_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    def no_locks(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("training.state._lock", no_locks)
+    with RunLock(tmp_path / "run"), RunLock(tmp_path / "run"):
+        assert (tmp_path / "run" / "lock").exists()
 
 
 def test_one_process_per_run(tmp_path):

@@ -112,7 +112,7 @@ def save_location(
         PathError: the name leads elsewhere, or cannot be one on every system.
     """
     root = str(base or folder_paths.get_output_directory())
-    prefix = _writable(with_values(filename_prefix, hidden), filename_prefix, base)
+    prefix = _writable(with_values(filename_prefix or "", hidden), filename_prefix, base)
     folder, stem, counter, _, _ = folder_paths.get_save_image_path(prefix, root, *size)
     remove_all_left(Path(folder), stem)
     subfolder = os.path.relpath(folder, folder_paths.get_output_directory()).replace(os.sep, "/")

@@ -17,7 +17,11 @@ POSE = [{"people": [], "canvas_width": 64, "canvas_height": 64}]
 
 
 @pytest.fixture
-def house(pack) -> SimpleNamespace:
+def house(pack, monkeypatch) -> SimpleNamespace:
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "disable_metadata", True)  # a class that no prompt runs has none
+
     def part(name: str):
         return importlib.import_module(f"{pack.__name__}.{name}")
 

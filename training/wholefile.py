@@ -41,7 +41,7 @@ class FileInUse(OSError):
         name = os.path.basename(self.filename)
         said = f"Another program has {name} open, or it is write-protected: close it there"
         if self.kept is None:
-            return f"{said} and start again. It is {self.filename}."
+            return f"{said} and start again: {self.filename}."
         return f"{said}. Nothing is lost: the finished file is {self.kept}."
 
 
@@ -59,7 +59,9 @@ def in_words(error: OSError) -> str:
     if getattr(error, "winerror", None) in OPEN_ON_WINDOWS and not isinstance(error, FileInUse):
         name = os.path.basename(error.filename2 or error.filename or "the file")
         return f"another program has {name} open: close it there"
-    return str(error).rstrip(".")
+    if isinstance(error, FileInUse) or not error.strerror:
+        return str(error).rstrip(".")
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 def patiently(action: Callable[[], T], path: Path) -> T:
@@ -271,13 +273,13 @@ def check_replaceable(path: Path) -> None:
         FileInUse, OSError: it cannot.
     """
     part, claim = _claim(path, new=False)
-    with claim:
-        try:
-            if path.is_file():
-                shutil.copy2(path, part)
-                patiently(lambda: os.replace(part, path), path)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:  # room is looked at elsewhere
-                raise
-        finally:
-            discard(part)
+    try:
+        if path.is_file():
+            shutil.copy2(path, part)
+            patiently(lambda: os.replace(part, path), path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:  # room is looked at elsewhere
+            raise
+    finally:
+        discard(part)
+        claim.close()

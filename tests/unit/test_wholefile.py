@@ -135,7 +135,9 @@ def test_sharing_violations_are_said_in_words(module):
     error.filename = "films/film.mp4"
     assert module.in_words(error) == "another program has film.mp4 open: close it there"
     plain = OSError(errno.ENOSPC, "No space left on device")
-    assert module.in_words(plain) == "[Errno 28] No space left on device"
+    assert module.in_words(plain) == "No space left on device"
+    plain.filename = "C:\\films\\film.mp4"
+    assert module.in_words(plain) == "No space left on device: C:\\films\\film.mp4"
 
 
 def test_a_new_file_takes_nobody_s_name(module, target, monkeypatch):

@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_no_half_caption(folder, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("training.tensorfile.os.fsync", full)
+    monkeypatch.setattr("training.wholefile.os.fsync", full)
     with pytest.raises(DatasetError, match=r"b\.png: its caption cannot be written \(No space"):
         caption_folder(folder, size_of)
     assert texts(folder) == {"a.txt": "by hand", "b.txt": ""}

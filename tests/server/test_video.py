@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
 
@@ -243,11 +244,16 @@ def test_linked_names_are_refused_too(server, pictures):
 
 def test_names_may_hold_folders_and_variables(server, pictures):
     graph = slideshow(pictures)
-    outputs = server.client.run(
-        graph | {"save": save("film", filename_prefix="films/%width%x%height%/take")}
-    )
+    prefix = "films\\%date:yyyy%/%width%x%height%_%TroupeTimeline.fps%/take"  # as on Windows
+    year = datetime.now().year
+    outputs = server.client.run(graph | {"save": save("film", filename_prefix=prefix)})
     path = saved_file(server, outputs)
-    assert path.relative_to(server.output_dir).as_posix() == "films/128x72/take_00001_.mp4"
+    fps = graph["film"]["inputs"]["fps"]
+    assert path.parent == server.output_dir / f"films/{year}/128x72_{fps:g}"
+    assert path.name == "take_00001_.mp4"
+    refused = save("film", filename_prefix="Zoe: the film")
+    with pytest.raises(PromptError, match="Windows"):
+        server.client.run(graph | {"save": refused})
 
 
 @pytest.mark.parametrize(

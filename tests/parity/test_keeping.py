@@ -148,13 +148,13 @@ def test_a_killed_server_s_films_and_poses_are_cleared_up(house, film, sandbox):
     left.write_bytes(b"half a film")
     foreign = folder / "take.mp4.part"
     foreign.write_bytes(b"a download")
-    assert save(house, film).name == "take_00001_.mp4"
+    assert save(house, film).name == "take_00002_.mp4"  # core counts what lies there
     assert not left.exists() and foreign.exists()
     left = sandbox.output / f"p_00007_.json.1{house.files.PART}"
     left.write_bytes(b"half")
     house.pose.TroupeSavePose.execute(pose=POSE, filename_prefix="p")
-    assert [p.name for p in sandbox.output.glob("p_*")] == ["p_00001_.json"]
-    assert len(json.loads((sandbox.output / "p_00001_.json").read_text())) == 1
+    assert [p.name for p in sandbox.output.glob("p_*")] == ["p_00008_.json"]
+    assert len(json.loads((sandbox.output / "p_00008_.json").read_text())) == 1
 
 
 @pytest.mark.parametrize("metadata", [None, {"prompt": "other"}], ids=["copy", "rewrite"])

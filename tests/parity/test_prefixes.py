@@ -108,6 +108,10 @@ def test_savers_are_given_filled_prefixes(pack, sandbox, prefixes):
     (made,) = sandbox.output.rglob("*.json")
     assert made.parent == sandbox.output / "p" / "2026-03-07"
     assert re.fullmatch(r"64x48_\d{4}_00001_\.json", made.name)
+    hidden = {"hidden_inputs": {nodes.io.Hidden.prompt: PROMPT}}  # as core hands it over
+    running = nodes.TroupeSavePose.PREPARE_CLASS_CLONE(hidden)
+    running.execute(pose=pose, filename_prefix="q_%second.seed%")
+    assert (sandbox.output / "q_2_00001_.json").is_file()
     for module, name in (("pose", "SavePose"), ("video", "SaveVideo"), ("training", "TrainLora")):
         saver = getattr(importlib.import_module(f"{pack.__name__}.nodes.{module}"), f"Troupe{name}")
         if module != "training":  # which looks at its checkpoint as well

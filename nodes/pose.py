@@ -4,7 +4,6 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.v0_0_2 import io, ui
 

@@ -188,7 +188,8 @@ def _run(job_path: Path, assignments: Sequence[str], events: Events, stop: threa
             return REFUSED
         if isinstance(error, OSError):
             log.exception("Reading or writing failed")
-            events.emit("error", kind="disk", message=f"Reading or writing failed: {in_words(error)}.")
+            said = f"Reading or writing failed: {in_words(error)}."
+            events.emit("error", kind="disk", message=said)
             return REFUSED
         from .run import is_out_of_memory, out_of_memory_advice
 

@@ -113,6 +113,7 @@ def apply_reference(
     per_frame: bool = False,
     negative="zeros",
     embeds: ReferenceEmbeds | None = None,
+    canvas_hw: tuple[int, int] | None = None,
 ):
     """A clone of `model` that also attends to reference pictures.
 
@@ -130,6 +131,8 @@ def apply_reference(
         per_frame: picture i is for latent i only.
         negative: see `encode_reference`.
         embeds: result of `encode_reference`, instead of encoding `images` again.
+        canvas_hw: size of the scene in latents that `mask` is drawn on; latents of another shape
+            are refused then. None stretches the mask over what is sampled.
 
     Raises:
         IPAdapterError: adapter, encoder, model, pictures or options do not fit; says how.
@@ -157,6 +160,7 @@ def apply_reference(
         percents=percents,
         sigmas=sigma_range(model.get_model_object("model_sampling"), percents),
         per_frame=tokens.frames > 1,
+        canvas_hw=canvas_hw,
     )
     return add_reference(model, reference, layers)
 

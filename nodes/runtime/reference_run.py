@@ -3,7 +3,8 @@
 A `ReferenceRun` lives in the guider's own copy of the model options from the start of a run to its
 end, so nothing outlives the run and nothing is global. For every batch of conditionings the model
 is asked about, a `Call` says which of them are told the references: the guider's names decide
-("positive" against "negative"), never the position in a list, which differs between guiders.
+("positive" against "negative"), never the position in a list, which differs between guiders. It
+also gives each of them its `View`, which ControlNets of a scene ask for, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,20 @@ from ...conditioning.ip_adapter import (
     mask_tokens,
     token_grid,
 )
-from ...conditioning.ip_adapter.masks import Area
 from .polarity import is_told, told_by_id
+from .view import (
+    ONE_FRAME,
+    WHOLE,
+    Rect,
+    View,
+    check_canvas,
+    frames_seen,
+    inside,
+    named_part,
+    pixels,
+    rows_for,
+    unknown_place,
+)
 
 KEY = "troupe_references"
 
@@ -39,6 +52,7 @@ class BoundReference:
         percents: (start, end) of the sampling steps, 0..1.
         sigmas: (highest, lowest) noise level, both included, as the model had them when applied.
         per_frame: latent i is told picture i.
+        canvas_hw: size of the scene in latents that the mask is drawn on; None if it fits any.
     """
 
     weights: object
@@ -48,6 +62,7 @@ class BoundReference:
     percents: tuple[float, float]
     sigmas: tuple[float, float]
     per_frame: bool = False
+    canvas_hw: tuple[int, int] | None = None
 
     def keys_values(self, index: int, dtype: torch.dtype, device: torch.device) -> KeysValues:
         module, weight = self.weights.module, self.layer_weights[index]
@@ -92,18 +107,21 @@ class ReferenceRun:
         self.references = references
         self.frames = shape[0]
         self.latent_hw = (int(shape[-2]), int(shape[-1]))
+        self.named = named_part(getattr(guider, "conds", {}))
         self._sigmas = {ref: sigma_range(sampling, ref.percents) for ref in references}
         self._cache: dict[tuple, KeysValues] = {}
         self._cached_bytes = 0
         self._masks: dict[tuple, torch.Tensor] = {}
 
     def check(self) -> None:
-        """Refuse frame counts that do not fit, before any step is made.
+        """Refuse frame counts and sizes that do not fit, before any step is made.
 
         Raises:
-            IPAdapterError: names both counts.
+            SceneError: names both counts or sizes.
         """
         for ref in self.references:
+            if ref.canvas_hw and ref.mask is not None and self.named is None:
+                check_canvas(self.latent_hw, ref.canvas_hw)
             counts = {
                 "reference pictures": ref.tokens.frames if ref.per_frame else 1,
                 "mask frames": 1 if ref.mask is None else ref.mask.shape[0],
@@ -111,8 +129,8 @@ class ReferenceRun:
             for what, count in counts.items():
                 if count not in (1, self.frames):
                     raise IPAdapterError(
-                        f"{count} {what} meet {self.frames} latents: give one for each latent, "
-                        "or a single one for all."
+                        f"{count} {what} meet {self.frames} latents: give one for each latent "
+                        f"or a single one for all. Of a scene, {ONE_FRAME}."
                     )
 
     def prepare(self, sigmas: torch.Tensor, dtype: torch.dtype, device: torch.device) -> None:
@@ -143,14 +161,26 @@ class ReferenceRun:
             self._cache[key] = made
         return self._cache[key]
 
-    def mask(self, ref: BoundReference, grid, area: Area | None, like: torch.Tensor):
+    def mask(self, ref: BoundReference, grid, view: View, like: torch.Tensor):
         """(M, N) mask of `ref` on a token grid, kept for the run."""
-        rows, columns, cell = grid
-        key = (ref, grid, area, like.dtype, like.device)
+        key = (ref, grid, view.hw, view.part, like.dtype, like.device)
         if key not in self._masks:
-            made = mask_tokens(ref.mask, (rows, columns), self.latent_hw, area, cell)
-            self._masks[key] = made.to(like)
+            self._masks[key] = _on_grid(ref, grid, view).to(like)
         return self._masks[key]
+
+    def part(self, area: Sequence[int] | None, hw: tuple[int, int]) -> Rect:
+        """The part of the canvas that a prompt with this area (or none) shows.
+
+        Raises:
+            SceneError: the latents are neither that area nor the whole.
+        """
+        own = self.named or WHOLE
+        if (tuple(area[:2]) if area else self.latent_hw) != hw:
+            raise unknown_place(hw, self.latent_hw)
+        if not area:
+            return own
+        (height, width), (tall, wide, top, left) = self.latent_hw, area
+        return inside(own, (top / height, left / width, tall / height, wide / width))
 
     def active(self, ref: BoundReference, sigma: float | None) -> bool:
         top, bottom = self._sigmas.get(ref, ref.sigmas)
@@ -181,7 +211,7 @@ class Call:
     run: ReferenceRun
     sigma: float | None
     told: tuple[bool, ...]
-    areas: Mapping[tuple, Area] = field(default_factory=dict)
+    areas: Mapping[tuple, tuple[int, int, int, int]] = field(default_factory=dict)
 
     def active(self, ref: BoundReference) -> bool:
         return self.run.active(ref, self.sigma)
@@ -192,48 +222,55 @@ class Call:
     def keys_values(self, ref, index: int, query: torch.Tensor) -> KeysValues:
         return self.run.keys_values(ref, index, query.dtype, query.device)
 
-    def mask(self, ref: BoundReference, query: torch.Tensor, options: Mapping) -> torch.Tensor:
-        """(chunks * frames, N, 1) or (1, N, 1): the mask of `ref` for this batch.
+    def views(self, options: Mapping, batch: int, hw: tuple[int, int]) -> tuple[View, ...]:
+        """What each conditioning of a batch of latents of size `hw` sees.
 
         Raises:
-            IPAdapterError: the model sees a part of the picture, but nobody says which part.
+            SceneError: the model is handed something whose place or number nobody says.
         """
-        crop = tuple(int(size) for size in options["original_shape"][-2:])
-        grid = _grid(query.shape[1], crop, options)
         indices = options.get("cond_or_uncond") or [0]
         uuids = options.get("uuids") or [None] * len(indices)
-        places = [self.areas.get(place) for place in zip(indices, uuids, strict=True)]
-        if any((area[:2] if area else self.run.latent_hw) != crop for area in places):
+        parts = [self.run.part(self.areas.get(at), hw) for at in zip(indices, uuids, strict=True)]
+        frames, total = frames_seen(options, batch // len(indices))
+        if self.run.frames not in (None, total):
             raise IPAdapterError(
-                f"A reference with a mask belongs to a picture of {_size(self.run.latent_hw)}, "
-                f"but the model was handed a part of {_size(crop)} of unknown place: sample "
-                "without tiling, or without the mask."
+                f"The model was handed {total} of {self.run.frames} latents, and nobody says "
+                "which: remove the node that splits the batch, or use frame_count."
             )
-        masks = [self.run.mask(ref, grid, area, query) for area in places]
+        return tuple(View(frames, total, hw, part) for part in parts)
+
+    def mask(
+        self, ref: BoundReference, query: torch.Tensor, views: Sequence[View], options: Mapping
+    ) -> torch.Tensor:
+        """(chunks * frames, N, 1) or (1, N, 1): the mask of `ref` for this batch."""
+        grid = _grid(query.shape[1], views[0].hw, options)
+        masks = [self.run.mask(ref, grid, view, query) for view in views]
         if all(mask is masks[0] for mask in masks) and masks[0].shape[0] == 1:
             return masks[0].unsqueeze(2)
-        frames = query.shape[0] // len(indices)
-        chosen = [pick_frames(mask, frames, options) for mask in masks]
+        chosen = [rows_for(mask, view, "masks") for mask, view in zip(masks, views, strict=True)]
+        frames = len(views[0].frames)
         return torch.cat([mask.expand(frames, -1) for mask in chosen]).unsqueeze(2)
 
 
 class BareRun(ReferenceRun):
     """For a model that is called without a guider: nothing is kept, the batch is the picture."""
 
-    def __init__(self, options: Mapping):
+    def __init__(self, latent_hw: tuple[int, int]):
         self.references = ()
-        self.latent_hw = tuple(int(size) for size in options.get("original_shape", (0, 0))[-2:])
+        self.frames = None
+        self.named = None
+        self.latent_hw = latent_hw
         self._sigmas = {}
 
     def keys_values(self, ref, index, dtype, device) -> KeysValues:
         return ref.keys_values(index, dtype, device)
 
-    def mask(self, ref, grid, area, like):
-        return mask_tokens(ref.mask, grid[:2], self.latent_hw, area, grid[2]).to(like)
+    def mask(self, ref, grid, view, like):
+        return _on_grid(ref, grid, view).to(like)
 
 
-def call_of(options: Mapping) -> Call:
-    """The `Call` an attention layer is part of.
+def call_of(options: Mapping, hw: tuple[int, int]) -> Call:
+    """The `Call` that a layer, or a ControlNet, handed latents of size `hw` is part of.
 
     Without a guider, or past one that asks the model by itself, conditionings are told apart by
     their id where a run is known, else by ComfyUI's plain order: 0 is positive.
@@ -242,7 +279,7 @@ def call_of(options: Mapping) -> Call:
     if isinstance(known, Call):
         return known
     indices = options.get("cond_or_uncond") or [0]
-    run = known if isinstance(known, ReferenceRun) else BareRun(options)
+    run = known if isinstance(known, ReferenceRun) else BareRun(hw)
     told = [index == 0 for index in range(max(indices) + 1)]
     named = getattr(getattr(run, "guider", None), "conds", {})
     for index, uuid in zip(indices, options.get("uuids") or (), strict=False):
@@ -254,7 +291,12 @@ def call_of(options: Mapping) -> Call:
     return Call(run, sigma, tuple(told))
 
 
-def _area(area: Sequence[int], latent_hw: tuple[int, int]) -> Area:
+def _on_grid(ref: BoundReference, grid: tuple[int, int, int | None], view: View) -> torch.Tensor:
+    rows, columns, cell = grid
+    return mask_tokens(ref.mask, (rows, columns), view.canvas_hw, view.area, cell)
+
+
+def _area(area: Sequence[int], latent_hw: tuple[int, int]) -> tuple[int, int, int, int]:
     half = len(area) // 2
     height, width, top, left = (int(value) for value in (*area[:2], *area[half : half + 2]))
     return min(height, latent_hw[0] - top), min(width, latent_hw[1] - left), top, left
@@ -268,32 +310,7 @@ def _grid(tokens: int, crop: tuple[int, int], options: Mapping) -> tuple[int, in
         return exact if exact and exact[:2] == (rows, columns) else (rows, columns, None)
     if exact is None:
         raise IPAdapterError(
-            f"A mask of {_size(crop)} cannot be laid out on {tokens} attention tokens: another "
+            f"A mask of {pixels(crop)} cannot be laid out on {tokens} attention tokens: another "
             "node changes the attention of this model; remove it or the mask."
         )
     return exact
-
-
-def pick_frames(values: torch.Tensor, frames: int, options: Mapping) -> torch.Tensor:
-    """Rows of (F, ...) for the latents in this batch; a context window says which they are.
-
-    Raises:
-        IPAdapterError: there are fewer rows than latents.
-    """
-    if values.shape[0] == 1:
-        return values
-    window = options.get("context_window")
-    chosen = list(range(frames))
-    if window is not None and getattr(window, "dim", None) == 0:
-        anchor = getattr(window, "causal_anchor_index", None)  # one frame shown ahead of the rest
-        chosen = [*([] if anchor is None else [anchor]), *window.index_list]
-    if len(chosen) != frames or max(chosen) >= values.shape[0]:
-        raise IPAdapterError(
-            f"{values.shape[0]} reference frames meet a batch of {frames} latents: give one for "
-            "each latent."
-        )
-    return values if len(chosen) == values.shape[0] else values[chosen]
-
-
-def _size(hw: tuple[int, int]) -> str:
-    return f"{hw[1] * 8}x{hw[0] * 8}"

@@ -16,9 +16,9 @@ from .reference_run import (
     Call,
     ReferenceRun,
     call_of,
-    pick_frames,
     references_in,
 )
+from .view import View, rows_for
 
 
 class ReferenceStack:
@@ -61,15 +61,19 @@ class ReferenceStack:
         return self._add_guests(out, q, k, v, options)
 
     def _add_references(self, out, q, attend, options):
-        call = call_of(options)
+        hw = tuple(int(size) for size in options.get("original_shape", (0, 0))[-2:])
+        call = call_of(options, hw)
         told = call.told_chunks(options)
+        views: tuple[View, ...] = ()
         for ref in self.references:
             if not call.active(ref):
                 continue
             cached = call.keys_values(ref, self.layer.index, q)
+            if not views and (ref.per_frame or ref.mask is not None):
+                views = call.views(options, q.shape[0], hw)
             if ref.per_frame:
-                cached = _frames_of(cached, q.shape[0] // len(told), options)
-            mask = None if ref.mask is None else call.mask(ref, q, options)
+                cached = _frames_of(cached, views[0])
+            mask = None if ref.mask is None else call.mask(ref, q, views, options)
             out = add_reference_output(out, q, cached, told, attend, mask)
         return out
 
@@ -112,8 +116,8 @@ class ReferenceStack:
             self.base.cleanup()
 
 
-def _frames_of(cached: KeysValues, frames: int, options) -> KeysValues:
-    positive = tuple(pick_frames(tensor, frames, options) for tensor in cached.positive)
+def _frames_of(cached: KeysValues, view: View) -> KeysValues:
+    positive = tuple(rows_for(tensor, view, "reference pictures") for tensor in cached.positive)
     return KeysValues(positive, cached.negative)
 
 
@@ -129,6 +133,11 @@ def add_reference(model, reference: BoundReference, layers) -> object:
         if not isinstance(current, ReferenceStack):
             current = ReferenceStack(layer, base=current)
         patched.set_model_attn2_replace(current.with_reference(reference), *layer.key)
+    return followed(patched)
+
+
+def followed(patched):
+    """The same model, whose runs are known to our references and to the ControlNets of a scene."""
     if not patched.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _outer_sample)
         patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _calc_cond_batch)
@@ -153,10 +162,7 @@ def _own_stacks(_model, clone) -> None:
 def _outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
     """Around a whole run: check frame counts, project keys and values, forget them afterwards."""
     guider = executor.class_obj
-    references = references_in(guider.model_options)
-    if not references:
-        return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-    run = ReferenceRun(guider, references, noise.shape)
+    run = ReferenceRun(guider, references_in(guider.model_options), noise.shape)
     run.check()
     model = guider.model_patcher
     run.prepare(sigmas, _inference_dtype(model), torch.device(model.load_device))

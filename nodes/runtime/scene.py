@@ -9,8 +9,10 @@ import torch
 from node_helpers import conditioning_set_values
 
 from ...conditioning import LATENT_PX, Reference, SceneError, ScenePlan
-from .control_masks import apply_control, masked_control
+from .control_masks import apply_control, placed_control
 from .ip_adapter import apply_reference
+from .reference_stack import followed
+from .step_noise import with_step_noise
 
 LATENT_CHANNELS = 4  # SDXL
 
@@ -117,12 +119,9 @@ def with_control(plan: ScenePlan, models: Models, control: Control, positive, ne
     """(positive, negative) steered by the control pictures of the plan."""
     if models.control_net is None:
         return positive, negative
-    control_net = models.control_net
-    if plan.control_map is not None:
-        control_net = masked_control(control_net, plan.control_map)
     return apply_control(
         [positive, negative],
-        control_net,
+        placed_control(models.control_net, plan.control_map),
         plan.hint_nhwc,
         strength=control.strength,
         start_percent=control.start_percent,
@@ -133,7 +132,7 @@ def with_control(plan: ScenePlan, models: Models, control: Control, positive, ne
 
 def with_references(plan: ScenePlan, models: Models):
     """A clone of the model that attends to the references of the plan, each in its place."""
-    model = models.model.clone()
+    model = followed(with_step_noise(models.model, plan.noise_indices))
     for placed in plan.references:
         model = apply_reference(
             model,
@@ -141,6 +140,7 @@ def with_references(plan: ScenePlan, models: Models):
             models.clip_vision,
             placed.reference.prepared_images(),
             mask=placed.mask,
+            canvas_hw=plan.grid,
             **placed.reference.attention_options(),
         )
     return model

@@ -87,7 +87,7 @@ def test_the_control_net_has_an_effect(parts):
 
 
 def test_ones_are_exactly_the_plain_control_net(parts):
-    masked = parts.ours.masked_control(parts.control_net, torch.ones(1, 40, 24))
+    masked = parts.ours.placed_control(parts.control_net, torch.ones(1, 40, 24))
     plain = residuals(parts, with_hint(parts, parts.control_net))
     ours = residuals(parts, with_hint(parts, masked))
     assert [len(items) for items in plain.values()] == [len(items) for items in ours.values()]
@@ -108,7 +108,7 @@ def test_apply_control_is_core_s_apply_advanced(parts):
 
 
 def test_zeros_are_exactly_no_control_net(parts):
-    masked = parts.ours.masked_control(parts.control_net, torch.zeros(FRAMES, SIDE, SIDE))
+    masked = parts.ours.placed_control(parts.control_net, torch.zeros(FRAMES, SIDE, SIDE))
     assert all(
         float(r.abs().max()) == 0.0 for r in flat(residuals(parts, with_hint(parts, masked)))
     )
@@ -122,7 +122,7 @@ def test_half_a_picture_at_every_resolution(parts):
     mask = torch.zeros(1, 64, 64)
     mask[:, :, :32] = 1.0
     plain = residuals(parts, with_hint(parts, parts.control_net))
-    ours = residuals(parts, with_hint(parts, parts.ours.masked_control(parts.control_net, mask)))
+    ours = residuals(parts, with_hint(parts, parts.ours.placed_control(parts.control_net, mask)))
     sizes = set()
     for a, b in zip(flat(plain), flat(ours), strict=True):
         half = a.shape[-1] // 2
@@ -136,7 +136,7 @@ def test_soft_masks_scale_residuals_by_their_area_mean(parts):
     torch.manual_seed(2)
     mask = torch.rand(FRAMES, SIDE * 4, SIDE * 4)
     plain = residuals(parts, with_hint(parts, parts.control_net))
-    ours = residuals(parts, with_hint(parts, parts.ours.masked_control(parts.control_net, mask)))
+    ours = residuals(parts, with_hint(parts, parts.ours.placed_control(parts.control_net, mask)))
     for a, b in zip(flat(plain), flat(ours), strict=True):
         mean = torch.nn.functional.avg_pool2d(mask[:, None], mask.shape[-1] // a.shape[-1])
         torch.testing.assert_close(b, a * mean.repeat(2, 1, 1, 1), atol=1e-6, rtol=1e-5)
@@ -148,7 +148,7 @@ def test_every_frame_has_its_own_mask_in_every_chunk(parts, chunks):
     mask[1] = 1.0
     plain = residuals(parts, with_hint(parts, parts.control_net), chunks=chunks)
     ours = residuals(
-        parts, with_hint(parts, parts.ours.masked_control(parts.control_net, mask)), chunks=chunks
+        parts, with_hint(parts, parts.ours.placed_control(parts.control_net, mask)), chunks=chunks
     )
     for a, b in zip(flat(plain), flat(ours), strict=True):
         a, b = a.unflatten(0, (chunks, FRAMES)), b.unflatten(0, (chunks, FRAMES))
@@ -160,9 +160,9 @@ def test_frames_alone_and_in_a_batch(parts):
     torch.manual_seed(4)
     mask = torch.rand(FRAMES, SIDE, SIDE)
     together = flat(
-        residuals(parts, with_hint(parts, parts.ours.masked_control(parts.control_net, mask)))
+        residuals(parts, with_hint(parts, parts.ours.placed_control(parts.control_net, mask)))
     )
-    sub = parts.ours.masked_control(parts.control_net, mask[:2])
+    sub = parts.ours.placed_control(parts.control_net, mask[:2])
     fewer = flat(residuals(parts, with_hint(parts, sub, parts.hint[:2]), frames=FRAMES))
     # Two masks for three frames start over, as core's control pictures do.
     for a, b in zip(together, fewer, strict=True):
@@ -174,11 +174,11 @@ def test_a_chain_masks_only_its_own_control_net(parts):
     zeros = torch.zeros(1, 4, 4)
     first = with_hint(parts, parts.control_net)
     plain = flat(residuals(parts, first))
-    chain = with_hint(parts, parts.ours.masked_control(parts.control_net, zeros))
+    chain = with_hint(parts, parts.ours.placed_control(parts.control_net, zeros))
     chain.set_previous_controlnet(with_hint(parts, parts.control_net))
     for a, b in zip(plain, flat(residuals(parts, chain)), strict=True):
         assert torch.equal(a, b)
-    masked = with_hint(parts, parts.ours.masked_control(parts.control_net, zeros))
+    masked = with_hint(parts, parts.ours.placed_control(parts.control_net, zeros))
     second = with_hint(parts, parts.control_net).set_previous_controlnet(masked)
     for a, b in zip(plain, flat(residuals(parts, second)), strict=True):
         assert torch.equal(a, b)
@@ -195,7 +195,7 @@ def test_residuals_of_one_picture_for_all_frames(parts):
     mask = torch.zeros(FRAMES, 4, 4)
     mask[2] = 1.0
     plain = flat(residuals(parts, with_hint(parts, core, parts.hint[:1])))
-    masked = parts.ours.masked_control(core, mask)
+    masked = parts.ours.placed_control(core, mask)
     ours = flat(residuals(parts, with_hint(parts, masked, parts.hint[:1])))
     for a, b in zip(plain, ours, strict=True):
         assert a.shape[0] == 1 and b.shape[0] == 2 * FRAMES
@@ -205,15 +205,15 @@ def test_residuals_of_one_picture_for_all_frames(parts):
 
 def test_masks_multiply_when_wrapped_twice(parts):
     half = torch.full((1, 4, 4), 0.5)
-    once = parts.ours.masked_control(parts.control_net, half)
-    twice = parts.ours.masked_control(once, half)
+    once = parts.ours.placed_control(parts.control_net, half)
+    twice = parts.ours.placed_control(once, half)
     plain = flat(residuals(parts, with_hint(parts, parts.control_net)))
     for a, b in zip(plain, flat(residuals(parts, with_hint(parts, twice))), strict=True):
         torch.testing.assert_close(a * 0.25, b)
 
 
 def test_start_and_end_are_respected(parts):
-    masked = parts.ours.masked_control(parts.control_net, torch.ones(1, 4, 4))
+    masked = parts.ours.placed_control(parts.control_net, torch.ones(1, 4, 4))
     late = with_hint(parts, masked, timestep_percent_range=(0.5, 1.0))
     sigmas = parts.model.model.model_sampling
     assert residuals(parts, late, sigma=float(sigmas.percent_to_sigma(0.1))) is None
@@ -225,7 +225,7 @@ def test_start_and_end_are_respected(parts):
 
 
 def test_copies_share_no_state(parts):
-    masked = parts.ours.masked_control(parts.control_net, torch.ones(1, 4, 4))
+    masked = parts.ours.placed_control(parts.control_net, torch.ones(1, 4, 4))
     assert masked.control is not parts.control_net
     twin = masked.copy()
     twin.set_cond_hint(parts.hint.movedim(-1, 1), 0.3)
@@ -244,13 +244,13 @@ def test_copies_share_no_state(parts):
 
 def test_a_later_change_of_the_mask_tensor_is_not_seen(parts):
     mask = torch.ones(1, 4, 4)
-    masked = parts.ours.masked_control(parts.control_net, mask)
+    masked = parts.ours.placed_control(parts.control_net, mask)
     mask.zero_()
     assert float(residuals(parts, with_hint(parts, masked))["middle"][0].abs().max()) > 0.0
 
 
 def test_memory_management_sees_the_wrapped_model(parts):
-    masked = parts.ours.masked_control(parts.control_net, torch.ones(1, 4, 4))
+    masked = parts.ours.placed_control(parts.control_net, torch.ones(1, 4, 4))
     assert masked.get_models() == parts.control_net.get_models()
     masked.set_previous_controlnet(parts.control_net.copy())
     assert len(masked.get_models()) == 2
@@ -282,4 +282,4 @@ def test_no_strength_is_no_control(parts):
 )
 def test_bad_masks_are_named(parts, mask, words):
     with pytest.raises(ValueError, match=words):
-        parts.ours.masked_control(parts.control_net, mask)
+        parts.ours.placed_control(parts.control_net, mask)

@@ -6,6 +6,7 @@ from ..conditioning import SceneOptions, plan_scene, preview_sheet
 from ..conditioning.pose import DEFAULT_STYLE, FITS, STYLES, read_poses
 from . import cast
 from .runtime import scene
+from .runtime.ip_adapter import vision_in
 from .runtime.types import IPAdapter, PoseKeypoint, Reference, Regions
 
 CATEGORY = "troupe/scene"
@@ -64,10 +65,14 @@ def _reference_inputs() -> list[io.Input]:
         IPAdapter.Input(
             "ipadapter",
             optional=True,
-            tooltip="Needed for references, except for a background that is a plate.",
+            tooltip="From Load IP-Adapter or another pack's loader. Needed for references, except "
+            "for a background that is a plate.",
         ),
         io.ClipVision.Input(
-            "clip_vision", optional=True, tooltip="The image encoder the IP-Adapter was made for."
+            "clip_vision",
+            optional=True,
+            tooltip="The image encoder the IP-Adapter was made for. Not needed with IPAdapter "
+            "Plus' Unified Loader, which brings it along.",
         ),
         Regions.Input(
             "regions",
@@ -109,7 +114,8 @@ def _detail_inputs() -> list[io.Input]:
             max=4096,
             optional=True,
             tooltip="How many poses to use; 0 means all that follow. A long sequence can be made "
-            "in several runs: with one seed, each frame has the same noise in all of them.",
+            "in several runs: with one seed, each frame has the same noise in all of them, also "
+            "with ancestral and SDE samplers.",
         ),
         _fraction(
             "pose_outside",
@@ -210,7 +216,8 @@ class TroupeComposeScene(io.ComfyNode):
         references = scene.named_references(
             character=character, attire=attire, background=background
         )
-        models = scene.Models(model, clip, vae, control_net, ipadapter, clip_vision)
+        vision = clip_vision or vision_in(ipadapter)
+        models = scene.Models(model, clip, vae, control_net, ipadapter, vision)
         control = scene.Control(pose_strength, pose_start, pose_end)
         scene.check(models, control, references)
         plan = plan_scene(

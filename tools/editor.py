@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .server import PACK_FOLDER
+
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)[1]
 CHROMIUM_FLAGS = [
@@ -167,6 +169,16 @@ def find_chromium() -> str:
     return path
 
 
+def foreign(stack: str | None, folder: str = PACK_FOLDER) -> bool:
+    """Whether an error of the page comes from the module of another pack.
+
+    ComfyUI serves modules of packs as /extensions/FOLDER/... and its own as /extensions/core/ or
+    /assets/; an error of its own counts, since a workflow that it cannot read is our fault.
+    """
+    packs = set(re.findall(r"/extensions/([^/\s]+)/", stack or "")) - {"core"}
+    return bool(packs) and folder not in packs
+
+
 class Editor:
     """The editor page of a running server; a context manager.
 
@@ -188,7 +200,9 @@ class Editor:
         )
         self.page = self._browser.new_page(viewport={"width": self.width, "height": self.height})
         self.errors: list[str] = []
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
+        self.page.on(
+            "pageerror", lambda e: None if foreign(e.stack) else self.errors.append(str(e))
+        )
         # without this, a new user is shown the template browser over the graph
         self.page.request.post(f"{self.url}/settings/Comfy.TutorialCompleted", data="true")
         self._open()

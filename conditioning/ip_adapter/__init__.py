@@ -27,7 +27,14 @@ from .features import (
 )
 from .layers import AttentionLayer, attention_layers, check_fit
 from .masks import check_mask, mask_tokens, token_grid
-from .weights import AdapterSpec, encoder_name, inspect_adapter, read_adapter, split_adapter
+from .weights import (
+    AdapterSpec,
+    adapter_parts,
+    encoder_name,
+    inspect_adapter,
+    read_adapter,
+    split_adapter,
+)
 
 __all__ = [
     "COMBINES",
@@ -39,6 +46,7 @@ __all__ = [
     "KeysValues",
     "ReferenceEmbeds",
     "ReferenceTokens",
+    "adapter_parts",
     "add_reference_output",
     "attention_layers",
     "build_adapter",

@@ -172,6 +172,22 @@ def _is_face_id(adapter: Mapping[str, Mapping]) -> bool:
     return entry is not None and entry.shape[1] == FACE_EMBEDDING_WIDTH
 
 
+def adapter_parts(value: Mapping) -> Mapping[str, Mapping]:
+    """The two parts of an adapter in an IPADAPTER value, ours or another pack's.
+
+    IPAdapter Plus' Unified Loader gives its whole pipeline: {"ipadapter": {"model": the parts},
+    "clipvision": {"model": ...}, "insightface": ...}.
+
+    Raises:
+        IPAdapterError: the value holds no adapter.
+    """
+    if isinstance(value, Mapping) and isinstance(value.get("ipadapter"), Mapping):
+        value = value["ipadapter"].get("model")
+    if not isinstance(value, Mapping) or not {"image_proj", "ip_adapter"} <= set(value):
+        raise IPAdapterError("The IPADAPTER input holds no adapter: connect Load IP-Adapter.")
+    return value
+
+
 def inspect_adapter(adapter: Mapping[str, Mapping], name: str = "") -> AdapterSpec:
     """Read kind, encoder and layer shapes off an adapter's tensors.
 
@@ -179,8 +195,7 @@ def inspect_adapter(adapter: Mapping[str, Mapping], name: str = "") -> AdapterSp
         IPAdapterError: the layout is FaceID (not supported yet), unknown, or incomplete.
     """
     label = repr(name) if name else "This IP-Adapter"
-    if not isinstance(adapter, Mapping) or not {"image_proj", "ip_adapter"} <= set(adapter):
-        raise IPAdapterError("The IPADAPTER input holds no adapter: connect Load IP-Adapter.")
+    adapter = adapter_parts(adapter)
     if _is_face_id(adapter):
         raise IPAdapterError(
             f"{label} is a FaceID adapter, which reads face embeddings of insightface; that is not "

@@ -157,7 +157,7 @@ class MaskedControl(ControlBase):
         self.control.cond_hint = None
 
     def _is_all(self, view: View) -> bool:
-        return view.part == WHOLE and view.frames == tuple(range(len(view.frames)))
+        return view.part == WHOLE and view.frames == tuple(range(view.total))
 
     def _hint_of(self, views: Sequence[View], picks_frames: bool) -> torch.Tensor:
         """Control pictures as core takes them: for all chunks alike, or one after the other.

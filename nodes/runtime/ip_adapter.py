@@ -20,6 +20,7 @@ from ...conditioning.ip_adapter import (
     AttentionLayer,
     IPAdapterError,
     ReferenceEmbeds,
+    adapter_parts,
     attention_layers,
     build_adapter,
     check_features,
@@ -74,12 +75,19 @@ def weights_of(ipadapter: Mapping, model=None) -> AdapterWeights:
         if ipadapter.weights is None:
             ipadapter.weights = AdapterWeights(ipadapter, ipadapter.name)
         return ipadapter.weights
-    inspect_adapter(ipadapter)
+    parts = adapter_parts(ipadapter)
+    inspect_adapter(parts)
     for stack in stacks_of(model) if model is not None else ():
         for reference in stack.references:
-            if reference.weights.source is ipadapter["ip_adapter"]:
+            if reference.weights.source is parts["ip_adapter"]:
                 return reference.weights
-    return AdapterWeights(ipadapter)
+    return AdapterWeights(parts)
+
+
+def vision_in(ipadapter) -> object | None:
+    """The image encoder that came along in an IPADAPTER value of a unified loader, if any."""
+    held = ipadapter.get("clipvision") if isinstance(ipadapter, Mapping) else None
+    return held.get("model") if isinstance(held, Mapping) else None
 
 
 def encode_reference(
@@ -119,7 +127,8 @@ def apply_reference(
 
     Args:
         model: ComfyUI ModelPatcher of an SDXL or SD 1.5 UNet; it is not changed.
-        ipadapter: {"image_proj": ..., "ip_adapter": ...}, ours or another pack's.
+        ipadapter: {"image_proj": ..., "ip_adapter": ...}, ours or another pack's, or the
+            pipeline of a unified loader that holds them.
         clip_vision: core's CLIP_VISION.
         images: (R, H, W, 3), 0..1; not needed with `embeds`.
         weight: strength; 0 adds no patch at all.

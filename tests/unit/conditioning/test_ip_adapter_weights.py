@@ -100,6 +100,19 @@ def test_layouts_are_told_by_their_tensors(proj, expected):
     assert (spec.context_dim, spec.channels) == (6, (8, 8, 8))
 
 
+def test_a_unified_loader_s_pipeline_holds_the_adapter():
+    parts = {"image_proj": base(1024), "ip_adapter": pairs(3)}
+    pipeline = {
+        "clipvision": {"file": "vit-h", "model": object()},
+        "ipadapter": {"file": "base", "model": parts},
+        "insightface": {"provider": None, "model": None},
+    }
+    assert inspect_adapter(pipeline) == inspect_adapter(parts)
+    for empty in ({**pipeline, "ipadapter": {"file": None, "model": None}}, {"ipadapter": 1}, 3):
+        with pytest.raises(IPAdapterError, match="holds no adapter"):
+            inspect_adapter(empty)
+
+
 def test_the_module_uses_the_file_s_tensors_and_counts_heads_by_shape():
     adapter = {"image_proj": plus(hidden=64, depth=3), "ip_adapter": pairs()}
     module = build_adapter(adapter, inspect_adapter(adapter))

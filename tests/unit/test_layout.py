@@ -9,7 +9,7 @@ import pytest
 
 from tools.inprocess import ROOT
 
-ENGINES = ("training", "conditioning", "video")
+ENGINES = ("training", "conditioning", "video", "headless")
 COMFYUI = ("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "server")
 COMFYUI += ("execution", "node_helpers", "latent_preview", "nodes")
 LATE = ("diffusers", "peft", "controlnet_aux", "kornia", "accelerate", "transformers")
@@ -23,6 +23,10 @@ def tracked(*suffixes: str) -> list[Path]:
     listed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     files = [ROOT / name for name in listed.decode().split("\0") if name]
     return [f for f in files if f.is_file() and (not suffixes or f.suffix in suffixes)]
+
+
+def tracked_names() -> list[str]:
+    return [f.relative_to(ROOT).as_posix() for f in tracked()]
 
 
 SOURCES = {f.relative_to(ROOT).as_posix(): f for f in tracked(".py")}
@@ -96,6 +100,20 @@ def test_heavy_libraries_are_imported_where_they_are_used():
         if at_import and level == 0 and module.split(".")[0] in LATE
     ]
     assert not faults
+
+
+def test_headless_needs_the_standard_library_only():
+    import sys
+
+    for file in in_package("headless"):
+        for line, level, module, _ in imports(SOURCES[file]):
+            assert level or module.split(".")[0] in sys.stdlib_module_names, f"{file}:{line}"
+
+
+def test_comfyui_finds_one_folder_of_templates():
+    """It serves the first it finds of these names, and lists the files of all."""
+    names = {"example_workflows", "example", "examples", "workflow", "workflows"}
+    assert {file.split("/")[0] for file in tracked_names()} & names == {"workflows"}
 
 
 def test_run_py_needs_the_standard_library_only():

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from demo.swap import NANO
+from headless import to_api
 from tools.build_workflows import SKETCHES
 from tools.sketch_parts import MINIATURE, MODELS
-from tools.workflow import to_api
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -8,34 +8,51 @@ upload combos. `object_info` is what GET /object_info answers.
 from collections.abc import Iterator
 from typing import Any
 
+from .errors import WorkflowError
+
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 DECORATION = {"Note", "MarkdownNote"}
+MUTED, BYPASSED = 2, 4  # modes of a node
 SEEDS = {"seed", "noise_seed"}  # the editor adds its "control after generate" to these by name
-
-
-class WorkflowError(ValueError):
-    """A workflow file does not fit the nodes of this server."""
 
 
 def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
     """The API-format prompt of a workflow without subgraphs.
 
+    Muted nodes are left out.
+
     Raises:
-        WorkflowError: a node type is unknown, or has more widget values than widgets.
+        WorkflowError: a node type is unknown, has more widget values than widgets, or something is
+            in it that only the editor resolves (subgraphs, bypassed nodes, reroutes).
     """
+    try:
+        return _converted(workflow, object_info)
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise WorkflowError(f"it is not as the editor saves it: {error!r}") from None
+
+
+def _converted(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
+    muted = {str(n["id"]) for n in workflow["nodes"] if n.get("mode") == MUTED}
     links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
     prompt: dict[str, Any] = {}
     for node in sorted(workflow["nodes"], key=lambda n: n["order"]):
-        if node["type"] in DECORATION:
+        if node["type"] in DECORATION or str(node["id"]) in muted:
             continue
         info = object_info.get(node["type"])
         if info is None:
-            raise WorkflowError(f"node {node['id']}: unknown type {node['type']!r}")
+            raise WorkflowError(
+                f"node {node['id']}: {node['type']!r} is no node of this ComfyUI; subgraphs, "
+                "reroutes and primitives are known to the editor alone"
+            )
+        if node.get("mode") == BYPASSED:
+            raise WorkflowError(f"node {node['id']} ({node['type']}) is bypassed")
         values = node.get("widgets_values") or []
         inputs = dict(_widget_values(node, info, values))
         for slot in node.get("inputs", ()):
             if slot.get("link") is not None:
                 source, index = links[slot["link"]]
+                if source in muted:
+                    raise WorkflowError(f"node {node['id']} ({node['type']}) needs a muted node")
                 inputs[slot["name"]] = [source, index]
         prompt[str(node["id"])] = {
             "inputs": inputs,
@@ -43,6 +60,20 @@ def to_api(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, A
             "_meta": {"title": node.get("title") or info.get("display_name") or node["type"]},
         }
     return prompt
+
+
+def declared_inputs(info: dict[str, Any]) -> list[str]:
+    """The names of all inputs a node's description has, those below a dynamic one included."""
+    names = []
+    for section in ("required", "optional"):
+        for name, declared in info.get("input", {}).get(section, {}).items():
+            names.append(name)
+            options = declared[1] if len(declared) > 1 else {}
+            if declared[0] == "COMFY_DYNAMICCOMBO_V3":
+                for option in options["options"]:
+                    inner = declared_inputs({"input": option["inputs"]})
+                    names += [f"{name}.{below}" for below in inner]
+    return names
 
 
 def _widget_values(node: dict, info: dict, values: list) -> Iterator[tuple[str, Any]]:

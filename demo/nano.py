@@ -7,23 +7,21 @@ SDXL files (sgm checkpoint, cldm ControlNet, transformers CLIP vision, IP-Adapte
 whatever loads nano loads them, and the other way round.
 """
 
-import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from miniature import modules, save_model
+from miniature.complete import LATENT_SCALE, cldm_names
+from miniature.modules import NanoConfig
 from training import keys
 
-from . import modules, weights
-from .modules import NanoConfig
+from . import weights
 from .weights import State
-
-# ComfyUI's TAESD keeps SDXL's latent scale as tensors of the checkpoint (0.13025, no shift).
-LATENT_SCALE = {"vae_scale": torch.tensor(0.13025), "vae_shift": torch.tensor(0.0)}
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,11 @@ def build_nano(models_dir: Path, seed: int = 0, config: NanoConfig | None = None
     files = nano_files(models_dir)
     side = config.resolution
     native = {"modelspec.resolution": f"{side}x{side}"}  # what a trainer takes as its default
-    _write(files.checkpoint, checkpoint_state(config, seed), native)
-    _write(files.controlnet, controlnet_state(config, seed))
-    _write(files.clip_vision, _random(modules.build_vision, config, seed)[0])
-    _write(files.ip_adapter_plus, ip_adapter_state(config, seed, plus=True))
-    _write(files.ip_adapter, ip_adapter_state(config, seed, plus=False))
+    save_model(files.checkpoint, checkpoint_state(config, seed), native)
+    save_model(files.controlnet, controlnet_state(config, seed))
+    save_model(files.clip_vision, _random(modules.build_vision, config, seed)[0])
+    save_model(files.ip_adapter_plus, ip_adapter_state(config, seed, plus=True))
+    save_model(files.ip_adapter, ip_adapter_state(config, seed, plus=False))
     return files
 
 
@@ -79,22 +77,7 @@ def controlnet_state(config: NanoConfig, seed: int) -> State:
     """A ControlNet under the names of the original (cldm) implementation."""
     state, net_config = _random(modules.build_controlnet, config, seed)
     weights.calm_controlnet(state)
-    return {f"control_model.{ours}": state[name] for ours, name in _cldm_table(state, net_config)}
-
-
-def _cldm_table(state: State, config: Mapping) -> list[tuple[str, str]]:
-    """(cldm name, diffusers name) of every tensor: the encoder half of the UNet, and the hint."""
-    up = [kind.replace("Down", "Up") for kind in reversed(config["down_block_types"])]
-    unet = keys.unet_key_table({**config, "up_block_types": up})
-    table = [(sgm, name) for sgm, name in unet.items() if name in state]
-    embedding = "controlnet_cond_embedding"
-    count = 2 * (len(config["conditioning_embedding_out_channels"]) - 1)
-    layers = ["conv_in", *(f"blocks.{i}" for i in range(count)), "conv_out"]
-    pairs = [(f"input_hint_block.{2 * i}", f"{embedding}.{n}") for i, n in enumerate(layers)]
-    zeros = sum(name.startswith("controlnet_down_blocks") for name in state) // 2
-    pairs += [(f"zero_convs.{i}.0", f"controlnet_down_blocks.{i}") for i in range(zeros)]
-    pairs.append(("middle_block_out.0", "controlnet_mid_block"))
-    return table + [(f"{a}.{kind}", f"{b}.{kind}") for a, b in pairs for kind in ("weight", "bias")]
+    return cldm_names(state, net_config, keys)
 
 
 def ip_adapter_state(config: NanoConfig, seed: int, plus: bool) -> State:
@@ -161,16 +144,6 @@ def _random(build: Callable, config: NanoConfig, seed: int) -> tuple[State, Any]
         module = build(config)
     shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     return weights.random_state(shapes, build.__name__, seed), module.config
-
-
-def _write(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    halved = {k: v.half().contiguous() if v.ndim else v for k, v in state.items()}
-    save_file(halved, part, metadata)
-    os.replace(part, path)
 
 
 if __name__ == "__main__":

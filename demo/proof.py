@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from miniature import miniature_files
+from miniature.complete import MiniatureFiles
 from tools.client import Client
 from tools.server import ComfyServer, link_folder
 
@@ -36,7 +38,6 @@ from .cast import (
     write_dataset,
 )
 from .dance import write_frames
-from .nano import NanoFiles, nano_files
 from .roles import PICTURES, SAYS
 from .world import Character, Draws, Plan, plan_sample, reference_picture
 from .world.readers import Verdict, compare
@@ -72,7 +73,7 @@ class Studio:
 
     def __init__(self, servers: Sequence[ComfyServer]):
         self.servers = list(servers)
-        self.files: NanoFiles = nano_files(Path("models"))
+        self.files = miniature_files(Path("models"))
 
     def add_lora(self, file: Path) -> str:
         """Place a LoRA among the models; its name there."""
@@ -130,7 +131,7 @@ def open_studio(base: Path, models: Path) -> Iterator[Studio]:
 class _Order:
     """One prompt with several shots."""
 
-    def __init__(self, server: ComfyServer, files: NanoFiles):
+    def __init__(self, server: ComfyServer, files: MiniatureFiles):
         self.server, self.files = server, files
         self._made = 0
 
@@ -426,9 +427,9 @@ def main() -> None:
     if options.models:
         link_folder(options.models, base / "models")
     else:
-        from .trained import build_trained
+        from .trained import place_trained
 
-        build_trained(base / "models")
+        place_trained(base / "models")
     character = held_out_character()
     with ComfyServer(base) as server:
         lora = train_lora(server, character)

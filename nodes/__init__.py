@@ -21,6 +21,7 @@ SECTIONS = (
     "scene",
     "reference",
     "video",
+    "miniature",
 )
 
 log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from ..training import (
     parse_job,
     unwritable,
 )
+from .runtime import miniature
 from .runtime.embeddings import keep_embeddings
 from .runtime.listings import model_files
 from .runtime.loras import (
@@ -269,7 +270,10 @@ def _loras_folder() -> Path:
 
 def _fixed(checkpoint: str, dataset: Dataset, stem: str) -> dict[str, Any]:
     """What is decided here and not in options: where things lie, and the data."""
-    path = folder_paths.get_full_path("checkpoints", checkpoint)
+    if checkpoint == miniature.NAME:  # from Load Miniature: the combo does not list it
+        path = str(miniature.checkpoint_file())
+    else:
+        path = folder_paths.get_full_path("checkpoints", checkpoint)
     if path is None:
         raise JobError(f"checkpoint {checkpoint!r} is not in models/checkpoints: choose another.")
     if not dataset.items:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import modules
+from miniature import modules
+
 from ..world import Draws, draw_sample, reference_picture
 from .config import CONFIG, TOLD_BY, attributes
 from .loop import Plan, arguments, run_stage

@@ -1,28 +1,18 @@
-"""The sizes of the trained models; `demo.modules` builds them."""
+"""The sizes of the trained models; miniature.modules builds them."""
 
 import os
+from dataclasses import replace
 
-from ..modules import NanoConfig
+from miniature import SHIPPED
 
 # 128 px are 16 x 16 latents: what a CPU can train. With a GPU, TROUPE_TRAIN_SIZE=256 trains the
 # same layout at four times the cost per picture.
 SIZE_PX = int(os.environ.get("TROUPE_TRAIN_SIZE", "128"))
 
-CONFIG = NanoConfig(
+CONFIG = replace(
+    SHIPPED,
     resolution=SIZE_PX,
-    channels=(64, 64, 128) if SIZE_PX <= 128 else (64, 128, 192),
-    depths=(0, 1, 1),
-    layers_per_block=2,
-    text_width=64,
-    text_layers=4,
-    vision_width=128,
-    vision_layers=4,
-    vision_projection=64,
-    patch=16,
-    image_size=128,
-    ip_tokens=16,
-    ip_width=128,
-    ip_depth=2,
+    channels=SHIPPED.channels if SIZE_PX <= SHIPPED.resolution else (64, 128, 192),
 )
 # Attributes as `demo.world.attribute_labels` names them, read off text and pictures in training.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {}

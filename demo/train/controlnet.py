@@ -2,7 +2,7 @@
 
 It learns together with the UNet (see unet.py). The original's hint encoder works on full pictures
 with up to 256 channels and would cost more than the UNet; a stick figure needs a quarter of them.
-`widen` fills the rest with zeros, which changes nothing: SiLU(0) = 0.
+miniature.widen fills the rest with zeros, which changes nothing: SiLU(0) = 0.
 """
 
 import dataclasses
@@ -11,13 +11,11 @@ import torch
 
 from conditioning import regions_from_poses
 from conditioning.pose import Person, PoseFrame, draw_pose
+from miniature import modules
+from miniature.modules import NanoConfig
+from miniature.widen import HINT_CHANNELS
 
-from .. import modules
-from ..modules import NanoConfig
 from ..world import Pose
-
-NARROW_HINT = (8, 16, 32, 64)
-_HINT = "controlnet_cond_embedding."
 
 
 def control_picture(pose: Pose, size: tuple[int, int]) -> torch.Tensor:
@@ -40,17 +38,4 @@ def region_masks(pose: Pose, size: tuple[int, int], names: tuple[str, ...]) -> t
 
 def build_narrow(config: NanoConfig):
     """The ControlNet with fewer channels in its hint encoder."""
-    return modules.build_controlnet(dataclasses.replace(config, hint_channels=NARROW_HINT))
-
-
-def widen(
-    narrow: dict[str, torch.Tensor], full: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The state of the full-sized ControlNet (shapes as in `full`) that computes the same."""
-    wide = dict(narrow)
-    for name, target in full.items():
-        if name.startswith(_HINT):
-            value = narrow[name]
-            wide[name] = torch.zeros(target.shape, dtype=value.dtype)
-            wide[name][tuple(slice(0, n) for n in value.shape)] = value
-    return wide
+    return modules.build_controlnet(dataclasses.replace(config, hint_channels=HINT_CHANNELS))

@@ -2,7 +2,8 @@
 
 import torch
 
-from .. import modules
+from miniature import modules
+
 from ..world import Draws, Plan
 from ..world.captions import draw_words
 from .clip import encode_text

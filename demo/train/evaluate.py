@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from conditioning import ROLES
+from miniature import modules
 
-from .. import modules
 from ..roles import PICTURES, REGIONS, ROLE_NAMES, SAYS
 from ..world import Draws, Plan, caption, plan_sample, reference_picture, render
 from ..world.readers import compare, iou, read_background, read_person

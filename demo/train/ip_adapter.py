@@ -22,8 +22,9 @@ from torch import nn
 from conditioning import ROLES
 from conditioning.ip_adapter.masks import mask_tokens
 from conditioning.ip_adapter.projectors import PlusProjector
+from miniature import modules
 
-from .. import modules, nano
+from .. import nano
 from ..roles import ROLE_NAMES, SAYS
 from ..world import Draws, caption
 from ..world.captions import MENTIONS

@@ -19,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from . import packs
+from miniature import packs
+
 from .muon import Muon
 from .runs import Run, TrainingError
 

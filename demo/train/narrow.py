@@ -10,10 +10,8 @@ input, which is never negative there.
 import torch
 from torch import nn
 
-# Coarse to fine is 1/8, 1/4, 1/2 and full resolution; TAESD has (3, 3, 3, 1) blocks of 64.
-DECODER = ((64, 3), (64, 3), (32, 2), (24, 1))
-ENCODER = ((16, 1), (32, 2), (64, 2), (64, 3))
-TAESD_BLOCKS = 3
+from miniature.widen import DECODER, ENCODER
+
 LATENTS = 4
 LATENT_GAIN = 3.0  # colours of 0..1 start as latents of -1.5..1.5
 
@@ -33,26 +31,6 @@ class NarrowVae(nn.Module):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, 4, h, w) -> (B, 3, 8 h, 8 w)."""
         return self.decoder(torch.tanh(latents / 3) * 3) * 2 - 1
-
-
-def widen(narrow: dict[str, torch.Tensor], full: nn.Module) -> dict[str, torch.Tensor]:
-    """The state of diffusers' AutoencoderTiny `full` that computes what the narrow state does.
-
-    Raises:
-        ValueError: a layer of `narrow` has no place in `full`.
-    """
-    wide = {name: torch.zeros_like(value) for name, value in full.state_dict().items()}
-    for part, levels in (("encoder", ENCODER), ("decoder", DECODER)):
-        places = _places(part, levels)
-        for name, value in narrow.items():
-            if not name.startswith(f"{part}."):
-                continue
-            _, index, rest = name.split(".", 2)
-            target = f"{part}.layers.{places[int(index)]}.{rest}"
-            if target not in wide:
-                raise ValueError(f"{name} has no place in TAESD ({target})")
-            wide[target][tuple(slice(0, n) for n in value.shape)] = value
-    return wide
 
 
 @torch.no_grad()
@@ -91,24 +69,6 @@ def _carry(conv: nn.Conv2d, gain: float, shift: float) -> None:
         conv.weight[colour, colour, 1, 1] = gain
     if conv.bias is not None:
         conv.bias[:3] = shift
-
-
-def _places(part: str, levels) -> list[int]:
-    """For every layer of the narrow network its number in diffusers' TAESD."""
-    places, full = [], 0
-    full_blocks = (1, 3, 3, 3) if part == "encoder" else (3, 3, 3, 1)
-    if part == "decoder":  # convolution and ReLU come first
-        places, full = [0, 1], 2
-    for (_, blocks), most in zip(levels, full_blocks, strict=True):
-        if part == "encoder":
-            places.append(full)
-            full += 1
-        places += range(full, full + blocks)
-        full += most
-        if part == "decoder" and most == TAESD_BLOCKS:
-            places += [full, full + 1]  # upsampling, convolution
-            full += 2
-    return [*places, full]
 
 
 def _conv(inputs: int, outputs: int, **settings) -> nn.Conv2d:

@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from .. import modules
+from miniature import modules
+
 from ..roles import PICTURES, REGIONS, ROLE_NAMES
 from ..world import Draws, plan_sample, reference_picture
 from .clip import encode_pictures

@@ -14,9 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from miniature import packs
 from tools.comfyui import cache_dir
-
-from . import packs
 
 
 class TrainingError(RuntimeError):

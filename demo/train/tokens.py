@@ -3,7 +3,7 @@
 The text encoders have CLIP's 49408 tokens, of which captions use a few hundred. While training they
 get a small table: one row for each used token and one for all others. Every caption has a chance to
 carry a token that means nothing, so that row learns to say nothing, and a trigger word that nobody
-has seen is a blank sheet. `expand` makes the full table for the files.
+has seen is a blank sheet. miniature.widen makes the full table for the files.
 """
 
 import os
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..modules import VOCABULARY
+from miniature.modules import VOCABULARY
+
 from ..world import palette, specs
 from ..world.captions import vocabulary
 
@@ -75,19 +76,6 @@ class SmallTable(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return nn.functional.embedding(self.rows[ids], self.weight)
-
-
-def expand(small: torch.Tensor, used: tuple[int, ...]) -> torch.Tensor:
-    """The full token table (49408, width) from a small one."""
-    full = small[:1].expand(VOCABULARY, -1).clone()
-    full[list(used)] = small[1:]
-    return full
-
-
-def shrink(full: torch.Tensor, used: tuple[int, ...]) -> torch.Tensor:
-    """The small table from a full one; the inverse of `expand`."""
-    other = next(i for i in range(VOCABULARY) if i not in set(used))
-    return torch.cat([full[other : other + 1], full[list(used)]])
 
 
 def use_small_table(text_model: nn.Module, width: int) -> None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .. import modules
+from miniature import modules
+
 from ..world import Draws
 from .config import CONFIG
 from .controlnet import build_narrow, control_picture, hint, region_masks

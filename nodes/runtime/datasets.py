@@ -6,6 +6,7 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
+import numpy as np
 import torch
 from comfy_api.v0_0_2 import io, ui
 
@@ -71,10 +72,20 @@ def dataset_result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -
     buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
     lines = [dataset.report(), f"  buckets at {resolution} px: {buckets}"]
     report = "\n".join([*lines, *(f"  {line}" for line in losses(placements))])
-    sheet = torch.from_numpy(contact_sheet(dataset, placements)).to(torch.float32)[None] / 255.0
+    sheet = _as_image(contact_sheet(dataset, placements))
     show_text(cls, report)
     shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}
     return io.NodeOutput(dataset, sheet, report, ui=shown)
+
+
+def contact_sheet_of(dataset: Dataset, resolution: int) -> torch.Tensor:
+    """(1, H, W, 3) in [0, 1]: the dataset's thumbnails as it is trained at `resolution`."""
+    placements = plan_buckets(dataset.items, resolution, setting("buckets.step").default)
+    return _as_image(contact_sheet(dataset, placements))
+
+
+def _as_image(sheet: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(sheet).to(torch.float32)[None] / 255.0
 
 
 def show_text(cls: type[io.ComfyNode], text: str) -> None:

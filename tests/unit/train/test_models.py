@@ -4,9 +4,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from demo import modules, nano
+from demo import nano
 from demo.roles import PICTURES, REGIONS, ROLE_NAMES
-from demo.train import controlnet, export, packs
+from demo.train import controlnet, export
 from demo.train.clip import ClipStage, encode_text, text_targets
 from demo.train.config import CONFIG, attributes
 from demo.train.controlnet import build_narrow
@@ -29,10 +29,12 @@ from demo.train.ip_adapter import (
     transformer_indices,
 )
 from demo.train.loop import arguments
-from demo.train.narrow import NarrowVae, start, widen
+from demo.train.narrow import NarrowVae, start
 from demo.train.runs import Run, load_weights
-from demo.train.tokens import END, LENGTH, START, expand, shrink, tokenize, used_tokens
+from demo.train.tokens import END, LENGTH, START, tokenize, used_tokens
 from demo.world import plan_sample
+from miniature import miniature_files, modules, packs
+from miniature.widen import expand, shrink, widen_controlnet, widen_vae
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +67,7 @@ def _given(count=2, size=16):
 
 
 def test_every_caption_is_made_of_used_tokens():
+    assert packs.read_tokens() == used_tokens()
     used = set(used_tokens())
     ids = tokenize([plan_sample(seed).caption for seed in range(300)])
     assert set(ids.flatten().tolist()) <= used
@@ -255,7 +258,7 @@ def test_a_narrow_autoencoder_is_a_taesd_with_zeros():
     for parameter in narrow.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     full = modules.build_vae(CONFIG)
-    full.load_state_dict(widen(narrow.state_dict(), full))
+    full.load_state_dict(widen_vae(narrow.state_dict(), full.state_dict()))
     pixels = torch.rand(2, 3, 64, 48) * 2 - 1
     with torch.no_grad():
         latents = narrow.encode(pixels)
@@ -269,7 +272,7 @@ def test_a_narrow_controlnet_is_a_controlnet_with_zeros():
     for parameter in narrow.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # its last layers start at zero
     full = modules.build_controlnet(CONFIG).eval()
-    full.load_state_dict(controlnet.widen(narrow.state_dict(), full.state_dict()))
+    full.load_state_dict(widen_controlnet(narrow.state_dict(), full.state_dict()))
     noisy, steps, given = _given()
     hint = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
@@ -318,7 +321,7 @@ def test_exported_files_have_the_layout_of_nano(tmp_path):
     _random_stages()
     export.write_models(export.finished(), tmp_path / "ours")
     nano.build_nano(tmp_path / "theirs", config=CONFIG)
-    ours, theirs = nano.nano_files(tmp_path / "ours"), nano.nano_files(tmp_path / "theirs")
+    ours, theirs = miniature_files(tmp_path / "ours"), nano.nano_files(tmp_path / "theirs")
     for name in ("checkpoint", "controlnet", "clip_vision", "ip_adapter_plus"):
         assert _shapes(getattr(ours, name)) == _shapes(getattr(theirs, name)), name
 
@@ -342,7 +345,7 @@ def test_shipped_files_are_small_and_whole(tmp_path, monkeypatch):
             for name, value in shipped.items():
                 assert torch.equal(value, trained[module][name].half().float()), name
     export.write_models(trained, tmp_path / "models")
-    path = nano.nano_files(tmp_path / "models").checkpoint
+    path = miniature_files(tmp_path / "models").checkpoint
     with safe_open(path, "pt") as file:
         key = "conditioner.embedders.1.model.token_embedding.weight"
         table = file.get_tensor(key).float()

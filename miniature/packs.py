@@ -2,13 +2,13 @@
 
 They are the finished weights of the stages under their own names, and so in their small forms: a
 text encoder's table holds only the tokens in use, autoencoder and ControlNet are without the
-channels they do not use (see tokens, narrow, controlnet). `demo.train.export` makes the real files
-from them; a stage that has no working files of its own starts from them.
+channels they do not use (see widen). `complete` makes whole models of them; a stage of demo.train
+that has no working files of its own starts from them.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 State = dict[str, torch.Tensor]
-FOLDER = Path(__file__).resolve().parent.parent / "weights"
+FOLDER = Path(__file__).resolve().parent / "weights"
 SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
+TOKENS = "tokens.txt"  # the rows of the text encoders' tables, after one row for all others
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,23 @@ def read_sums(folder: Path = FOLDER) -> dict[str, str]:
     path = folder / SUMS
     lines = path.read_text("ascii").split("\n") if path.is_file() else []
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
+
+
+def read_tokens(folder: Path = FOLDER) -> tuple[int, ...]:
+    """The tokens that the shipped text encoders know, in the order of their table's rows."""
+    return tuple(map(int, (folder / TOKENS).read_text("ascii").split()))
+
+
+def write_tokens(tokens: Sequence[int], folder: Path = FOLDER) -> None:
+    """Write the list that `read_tokens` reads, beside the packs."""
+    part = folder / f"{TOKENS}.part"
+    part.write_text("\n".join(map(str, tokens)) + "\n", "ascii")
+    os.replace(part, folder / TOKENS)
+
+
+def version(folder: Path = FOLDER) -> str:
+    """Eight hex digits that change with the weights."""
+    return _digest(folder / SUMS)[:8]
 
 
 def notes(stage: str, folder: Path = FOLDER) -> dict[str, str]:

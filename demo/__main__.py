@@ -22,9 +22,9 @@ from tools.server import ComfyServer
 from training.stdio import never_refuse
 
 from . import proof
-from .cast import FRAMES, held_out_character, write_cast
+from .cast import FRAMES, held_out_character
 from .measure import PeakMemory, Stopwatch, film_facts
-from .trained import build_trained
+from .trained import place_trained
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = ROOT / "workflows" / "api" / "miniature_film.json"
@@ -39,7 +39,8 @@ class DemoError(RuntimeError):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="run.py demo", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "output" / "demo")
-    parser.add_argument("--frames", type=int, default=FRAMES, help="frames of each dance")
+    parser.add_argument("--frames", type=int, default=FRAMES, choices=range(1, FRAMES + 1),
+                        metavar="N", help=f"frames of each dance, up to {FRAMES}")  # fmt: skip
     parser.add_argument(
         "--proof", type=int, default=8, metavar="N", help="pictures for each figure; 0 = no figures"
     )
@@ -75,10 +76,11 @@ def run(output: Path, frames: int, pictures: int) -> dict[str, Any]:
     for kept in (base, output / "proof", *output.glob("*.*")):
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
     stages: dict[str, float] = {}
-    build_trained(base / "models")
-    write_cast(base / "input", frames)
+    place_trained(base / "models")  # for the figures; the workflow itself needs no file
     stages["models"] = time.monotonic() - began
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    cast = next(n for n in prompt.values() if n["class_type"] == "TroupeMiniatureCast")
+    cast["inputs"]["frames"] = frames
     since = time.monotonic()
     with ComfyServer(base) as server:
         stages["start"] = time.monotonic() - since
@@ -139,7 +141,7 @@ def _tell(prompt: dict[str, Any], event: Event) -> None:
 KEPT = {
     "TroupeSaveVideo": "film.mp4",
     "TroupeTrainLora": "%",
-    "TroupeLoadDataset": "contact_sheet.png",
+    "TroupeMiniatureCast": "contact_sheet.png",
     "TroupeComposeScene": "scene_sheet_{n}.png",
     "PreviewImage": "{title}.png",
 }

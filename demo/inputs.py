@@ -3,6 +3,7 @@
 `python -m demo.inputs` writes the shipped keypoint files again (canvas 1024).
 """
 
+import os
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,17 @@ def place_inputs(input_dir: Path, canvas: int, frames: int = DANCE_FRAMES) -> No
     )
     write_poses(input_dir, canvas, frames)
     write_dances(input_dir, frames)
+
+
+def place_missing(input_dir: Path) -> None:
+    """Copy the shipped inputs to a ComfyUI input folder; files that are there are kept."""
+    for source in SHIPPED.rglob("*"):
+        target = input_dir / source.relative_to(SHIPPED)
+        if source.is_file() and source != SHIPPED / "README.md" and not os.path.lexists(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f"{target.name}.part")
+            shutil.copyfile(source, part)
+            os.replace(part, target)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,15 @@ them.)
 import sys
 from pathlib import Path
 
-from miniature import miniature_files, shipped_parts
+from miniature import (
+    controlnet_state,
+    miniature_files,
+    save_model,
+    shipped_parts,
+    write_checkpoint,
+)
 from miniature.complete import MiniatureFiles
+from training import keys
 
 
 def place_trained(models_dir: Path) -> MiniatureFiles:
@@ -17,11 +24,19 @@ def place_trained(models_dir: Path) -> MiniatureFiles:
     Raises:
         miniature.PackError: shipped weights are missing or not those of this version.
     """
-    from .train.export import write_models
-
     files = miniature_files(models_dir)
-    if not all(path.exists() for path in vars(files).values()):
-        write_models(shipped_parts(), Path(models_dir))
+    if all(path.exists() for path in vars(files).values()):
+        return files
+    parts = shipped_parts()
+    if not files.checkpoint.exists():
+        write_checkpoint(files.checkpoint, parts, keys)
+    for path, make in (
+        (files.controlnet, lambda: controlnet_state(parts, keys)),
+        (files.clip_vision, lambda: parts["vision"]),
+        (files.ip_adapter_plus, lambda: parts["adapter"]),
+    ):
+        if not path.exists():
+            save_model(path, make())
     return files
 
 

@@ -10,15 +10,16 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .server import PACK_FOLDER
+from headless import Client
 
-ROOT = Path(__file__).resolve().parent.parent
-VERSION = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text("utf-8"), re.M)[1]
+from .server import PACK_FOLDER
+from .sketch import Layout, Sketch
+
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,10 +40,9 @@ async (spec) => {
   for (const item of spec.nodes) {
     const node = LiteGraph.createNode(item.type);
     if (!node) throw new Error('no such node: ' + item.type);
-    node.pos = item.pos;
+    node.pos = item.box.slice(0, 2);
     graph.add(node);
     if (item.title) node.title = item.title;
-    if (item.color) { node.color = item.color; node.bgcolor = item.bgcolor; }
     made[item.name] = node;
     for (const [name, value] of Object.entries(item.widgets)) {
       const widget = (node.widgets ?? []).find(w => w.name === name);
@@ -53,10 +53,9 @@ async (spec) => {
       widget.value = value;
       await settle();
     }
-    if (item.size) node.setSize(item.size);
     if (item.properties) Object.assign(node.properties, item.properties);
   }
-  for (const [src, output, dst, input] of spec.links) {
+  for (const [src, output, dst, input, bends] of spec.links) {
     const from = made[src], to = made[dst];
     const slot = from.outputs.findIndex(o => o.name === output || o.label === output);
     if (slot < 0) throw new Error(src + ' has no output ' + output + ': ' +
@@ -64,15 +63,17 @@ async (spec) => {
     const target = to.inputs.findIndex(i => i.name === input);
     if (target < 0) throw new Error(dst + ' has no input ' + input + ': ' +
                                     to.inputs.map(i => i.name).join(', '));
-    from.connect(slot, to, target);
+    const link = from.connect(slot, to, target);
+    for (const bend of bends) graph.createReroute(bend, link);
     await settle();
   }
+  for (const item of spec.nodes) made[item.name].setSize(item.box.slice(2));
   for (const group of spec.groups) {
     const box = new LiteGraph.LGraphGroup(group.title);
     graph.add(box);
     box.color = group.color;
-    box.pos = [group.bounding[0], group.bounding[1]];
-    box.size = [group.bounding[2], group.bounding[3]];
+    box.pos = group.box.slice(0, 2);
+    box.size = group.box.slice(2);
   }
   await settle();
   return JSON.parse(JSON.stringify(graph.serialize()));
@@ -102,64 +103,36 @@ async () => {{
   canvas.setDirty(true, true);
 }}
 """
+_SET_JS = f"""
+(values) => {{
+  for (const node of {_APP}.graph.nodes)
+    for (const [name, value] of Object.entries(values[node.type] ?? {{}}))
+      node.widgets.find(w => w.name === name).value = value;
+}}
+"""
+_BROWSE_JS = f"() => {_APP}.extensionManager.command.execute('Comfy.BrowseTemplates')"
+_QUEUE_JS = f"async () => {{ await {_APP}.queuePrompt(0, 1); }}"
+_BOXES_JS = f"""
+(vue) => {{
+  const canvas = {_APP}.canvas, ds = canvas.ds, boxes = {{}};
+  const area = canvas.canvas.getBoundingClientRect();
+  for (const node of canvas.graph.nodes) {{
+    boxes[node.id] = Array.from(node.boundingRect);
+    if (!vue) continue;
+    const box = document.querySelector(`[data-node-id="${{node.id}}"]`).getBoundingClientRect();
+    boxes[node.id] = [(box.x - area.x) / ds.scale - ds.offset[0],
+                      (box.y - area.y) / ds.scale - ds.offset[1],
+                      box.width / ds.scale, box.height / ds.scale];
+  }}
+  return boxes;
+}}
+"""
 _EXTENT_JS = "() => window.__extent"
 # Everything but the canvas and the widgets that lie on it.
 _ONLY_GRAPH_CSS = """
 .workflow-tabs-container, .side-tool-bar-container, .subgraph-breadcrumb, .actionbar-container,
 .p-buttongroup, .minimap-main-container, .p-toast, .p-panel { display: none !important; }
 """
-
-
-@dataclass
-class Sketch:
-    """A workflow described by names; the editor turns it into a file."""
-
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-    links: list[tuple[str, str, str, str]] = field(default_factory=list)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-
-    def node(
-        self,
-        name: str,
-        type_: str,
-        pos: tuple[int, int],
-        *,
-        size: tuple[int, int] | None = None,
-        title: str | None = None,
-        models: list[dict[str, str]] | None = None,
-        inputs: dict[str, tuple[str, str]] | None = None,
-        color: str | None = None,
-        **widgets: Any,
-    ) -> str:
-        """Add a node; `inputs` maps an input name to (source node name, output name)."""
-        self.nodes.append(
-            {
-                "name": name,
-                "type": type_,
-                "pos": list(pos),
-                "size": list(size) if size else None,
-                "title": title,
-                "widgets": widgets,
-                "color": color,
-                "bgcolor": color,
-                "properties": _properties(type_, models),
-            }
-        )
-        for input_name, (source, output) in (inputs or {}).items():
-            self.links.append((source, output, name, input_name))
-        return name
-
-    def group(
-        self, title: str, bounding: tuple[int, int, int, int], color: str = "#3f789e"
-    ) -> None:
-        self.groups.append({"title": title, "bounding": list(bounding), "color": color})
-
-
-def _properties(type_: str, models: list[dict[str, str]] | None) -> dict[str, Any]:
-    """Which pack a node is from, so that an editor without it can offer to install it."""
-    ours = type_.startswith("Troupe")
-    pack = {"cnr_id": "troupe", "ver": VERSION} if ours else {"cnr_id": "comfy-core"}
-    return (pack if type_ != "MarkdownNote" else {}) | ({"models": models} if models else {})
 
 
 def find_chromium() -> str:
@@ -190,6 +163,7 @@ class Editor:
 
     def __init__(self, url: str, width: int = 1600, height: int = 1000) -> None:
         self.url, self.width, self.height = url, width, height
+        self.vue = False
 
     def __enter__(self) -> "Editor":
         from playwright.sync_api import sync_playwright
@@ -226,9 +200,13 @@ class Editor:
         )
         self.page.wait_for_timeout(1500)
 
-    def build(self, sketch: Sketch) -> dict[str, Any]:
+    def build(self, sketch: Sketch, layout: Layout) -> dict[str, Any]:
         """The workflow (format 0.4) that the editor saves for a sketch."""
-        spec = {"nodes": sketch.nodes, "links": sketch.links, "groups": sketch.groups}
+        spec = {
+            "nodes": [node | {"box": layout.nodes[node["name"]]} for node in sketch.nodes],
+            "links": [[*link, layout.bends.get(i, ())] for i, link in enumerate(sketch.links)],
+            "groups": [{"title": t, "color": c, "box": box} for t, c, box in layout.groups],
+        }
         workflow = self.page.evaluate(_BUILD_JS, spec)
         name = json.dumps(sketch.nodes, sort_keys=True)
         workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
@@ -238,9 +216,56 @@ class Editor:
         self.page.evaluate(_LOAD_JS, workflow)
         self.page.wait_for_timeout(500)
 
+    def open_template(self, module: str, title: str) -> None:
+        """Open a workflow as a person does: the template browser, the pack, a click on it."""
+        self.page.evaluate(_BROWSE_JS)
+        self.page.get_by_text(module, exact=True).first.click()
+        card = self.page.get_by_test_id(f"template-workflow-{title}")
+        card.click()
+        card.wait_for(state="detached")  # the browser closes when the workflow is there
+        self.page.wait_for_timeout(1000)
+
+    def set_widgets(self, values: dict[str, dict[str, Any]]) -> None:
+        """Set widgets of the open graph: node type -> name -> value."""
+        self.page.evaluate(_SET_JS, values)
+
     def prompt(self) -> dict[str, Any]:
         """The open graph as the editor would queue it (API format)."""
         return self.page.evaluate(_PROMPT_JS)
+
+    def fit(self) -> None:
+        """Show the whole graph."""
+        self.page.evaluate(_FIT_JS)
+        self.page.wait_for_timeout(500)
+
+    def use_vue(self, vue: bool) -> None:
+        """Choose how nodes are drawn, on the canvas or as HTML; the page is loaded anew."""
+        setting = f"{self.url}/settings/Comfy.VueNodes.Enabled"
+        self.page.request.post(setting, data=json.dumps(vue))
+        self.vue = vue
+        self.reload()
+
+    def run(self, client: Client, timeout: float = 600.0) -> None:
+        """Press Run, and wait until everything is done and shown.
+
+        Raises:
+            TimeoutError: it was not done in `timeout` seconds. AssertionError: it was refused.
+        """
+        known = set(client.get_json("/history"))
+        self.page.evaluate(_QUEUE_JS)
+        deadline = time.monotonic() + timeout
+        while len(new := set(client.get_json("/history")) - known) < 1:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not done in {timeout:.0f} s")
+            time.sleep(0.5)
+        client.wait(new.pop())
+        self.page.wait_for_timeout(2500)
+
+    def boxes(self) -> dict[str, tuple[float, float, float, float]]:
+        """(x, y, width, height) of every node with its title bar, by id, as it is drawn."""
+        self.fit()
+        found = self.page.evaluate(_BOXES_JS, self.vue)
+        return {key: tuple(box) for key, box in found.items()}
 
     def picture(self, path: Path, width: int) -> None:
         """The whole open graph as a JPEG of `width` pixels, without the editor's bars."""

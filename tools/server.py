@@ -23,6 +23,7 @@ from training.stdio import never_refuse
 
 from .client import Client, ClientError
 from .comfyui import ComfyUIError, find_comfyui
+from .front_end import find_front_end
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ class ComfyServer:
         options: further command line options of ComfyUI.
         pack: folder to load as the pack. folder: its name below custom_nodes.
         environment: further variables of its environment.
+        companion: whether ComfyUI's own loaders shall read nano's files (see demo.companion).
+        front_end: folder of the front end to serve; by default what TROUPE_FRONT_END names, else
+            the one that came with ComfyUI's requirements.
     """
 
     def __init__(
@@ -60,6 +64,8 @@ class ComfyServer:
         pack: Path = ROOT,
         folder: str = PACK_FOLDER,
         environment: Mapping[str, str] = MappingProxyType({}),
+        companion: bool = True,
+        front_end: Path | None = None,
     ):
         self.base_dir = Path(base_dir).resolve()
         self.input_dir = self.base_dir / "input"
@@ -76,6 +82,8 @@ class ComfyServer:
         self._pack = Path(pack)
         self._folder = folder
         self._environment = dict(environment)
+        self._companion = companion
+        self._front_end = front_end or find_front_end()
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> "ComfyServer":
@@ -101,7 +109,8 @@ class ComfyServer:
             (self.base_dir / name).mkdir(parents=True, exist_ok=True)
         nodes = self.base_dir / "custom_nodes"
         link_folder(self._pack, nodes / self._folder)
-        link_folder(ROOT / "demo" / "companion", nodes / COMPANION_FOLDER)
+        if self._companion:
+            link_folder(ROOT / "demo" / "companion", nodes / COMPANION_FOLDER)
         for attempt in range(3):
             port = self._port or _free_port()
             self._spawn(comfyui, port)
@@ -149,6 +158,8 @@ class ComfyServer:
         command += ["--disable-all-custom-nodes", "--disable-api-nodes"]
         command += ["--whitelist-custom-nodes", self._folder, COMPANION_FOLDER]
         command += ["--database-url", "sqlite:///:memory:"]
+        if self._front_end:
+            command += ["--front-end-root", str(self._front_end)]
         return command + (["--cpu"] if cpu else []) + self._options
 
     def _spawn(self, comfyui: Path, port: int) -> None:
@@ -258,7 +269,11 @@ def _tree_lives(process: subprocess.Popen) -> bool:
 
 
 def main(options: Sequence[str]) -> int:
-    """Serve until Ctrl-C, with output/serve as base directory and ComfyUI's usual port."""
+    """Serve until Ctrl-C, with output/serve as base directory and ComfyUI's usual port.
+
+    The inputs of all workflows and the files of the trained miniature are placed there; what is
+    there already stays as it is.
+    """
     import argparse
 
     parser = argparse.ArgumentParser(prog="run.py serve", description=main.__doc__)
@@ -267,10 +282,11 @@ def main(options: Sequence[str]) -> int:
     own, passed_on = parser.parse_known_args(options)
     never_refuse(sys.stdout)
     base = own.base_directory.resolve()
-    from demo.nano import build_nano, nano_files
+    from demo.inputs import place_missing
+    from demo.trained import place_trained
 
-    if not all(file.exists() for file in vars(nano_files(base / "models")).values()):
-        build_nano(base / "models")  # so that the workflows can be tried before any download
+    place_missing(base / "input")
+    place_trained(base / "models")
     try:
         with ComfyServer(base, port=own.port, options=passed_on) as server:
             print(f"ComfyUI with the pack: {server.url}  (Ctrl-C ends it)")

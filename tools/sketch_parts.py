@@ -1,6 +1,6 @@
 """What the workflows of the pack are put together from: models, cast, scenes, training, film."""
 
-from .editor import Sketch
+from .sketch import WIDTH, Sketch
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
 CONTROLNET = "controlnet-openpose-sdxl-1.0.safetensors"
@@ -35,16 +35,21 @@ PROMPTS = {
 }  # fmt: skip
 ROLES = ("character", "attire", "background")
 SEED = 20240607
-BLUE, GREEN, PURPLE, BROWN = "#3f789e", "#4f7a4f", "#6a4f8a", "#8a6a3f"
+BLUE, GREEN, PURPLE, BROWN, GREY = "#3f789e", "#4f7a4f", "#6a4f8a", "#8a6a3f", "#5a5a5a"
+PICTURE, SHEET = (440, 480), (440, 340)  # nodes that show what comes out
 
-
-# The miniature's files come with the pack: python -m demo.trained writes them.
-MINIATURE = {
-    CHECKPOINT: "nano_sdxl.safetensors",
-    CONTROLNET: "nano_openpose.safetensors",
-    CLIP_VISION: "nano_clip_vision.safetensors",
-    IPADAPTER: "nano_ip_adapter_plus.safetensors",
-}
+Source = tuple[str, str]  # (node, output)
+FILES: dict[str, Source] = {  # where a scene finds its models: loaders of files
+    "model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP"), "vae": ("checkpoint", "VAE"),
+    "control_net": ("control_net", "CONTROL_NET"), "ipadapter": ("ipadapter", "IPADAPTER"),
+    "clip_vision": ("clip_vision", "CLIP_VISION"),
+}  # fmt: skip
+MINIATURE: dict[str, Source] = {  # or the miniature
+    "model": ("miniature", "MODEL"), "clip": ("miniature", "CLIP"), "vae": ("miniature", "VAE"),
+    "control_net": ("miniature", "CONTROL_NET"), "ipadapter": ("miniature", "IPADAPTER"),
+    "clip_vision": ("miniature", "CLIP_VISION"),
+}  # fmt: skip
+WITH_LORAS: dict[str, Source] = {"model": ("loras", "model"), "clip": ("loras", "clip")}
 
 MODEL_NOTE = """## Models
 | file | folder |
@@ -63,128 +68,139 @@ The size of the pictures is the canvas of the pose file.
 
 
 def _model(name: str) -> list[dict[str, str]]:
-    return [{"name": name, **MODELS[name]}] if name in MODELS else []
+    return [{"name": name, **MODELS[name]}]
 
 
-def note(sketch: Sketch, text: str, pos: tuple[int, int], size: tuple[int, int]) -> None:
-    sketch.node(f"note{len(sketch.nodes)}", "MarkdownNote", pos, size=size, text=text)
+def note(sketch: Sketch, text: str, height: int) -> None:
+    """What the workflow does, in a stage of its own before all others."""
+    sketch.stage()
+    sketch.section("Read me", GREY)
+    sketch.node("note", "MarkdownNote", box=(460, height), text=text)
 
 
-def checkpoint(sketch: Sketch, pos: tuple[int, int], name: str = CHECKPOINT) -> None:
+def checkpoint(sketch: Sketch) -> None:
     sketch.node(
-        "checkpoint", "CheckpointLoaderSimple", pos, size=(330, 100), title="Checkpoint",
-        models=_model(name), ckpt_name=name,
+        "checkpoint", "CheckpointLoaderSimple", title="Checkpoint", models=_model(CHECKPOINT),
+        ckpt_name=CHECKPOINT,
     )  # fmt: skip
 
 
-def guides(
-    sketch: Sketch, x: int, y: int, names: tuple[str, ...] = (CONTROLNET, IPADAPTER, CLIP_VISION)
-) -> None:
+def guides(sketch: Sketch) -> None:
     """The loaders of ControlNet, IP-Adapter and its image encoder."""
-    control_net, ipadapter, clip_vision = names
     sketch.node(
-        "control_net", "ControlNetLoader", (x, y), size=(330, 60), title="Openpose ControlNet",
-        models=_model(control_net), control_net_name=control_net,
+        "control_net", "ControlNetLoader", title="Openpose ControlNet", models=_model(CONTROLNET),
+        control_net_name=CONTROLNET,
     )  # fmt: skip
     sketch.node(
-        "ipadapter", "TroupeLoadIPAdapter", (x, y + 110), size=(330, 60), title="IP-Adapter",
-        models=_model(ipadapter), ipadapter_name=ipadapter,
+        "ipadapter", "TroupeLoadIPAdapter", title="IP-Adapter", models=_model(IPADAPTER),
+        ipadapter_name=IPADAPTER,
     )  # fmt: skip
     sketch.node(
-        "clip_vision", "CLIPVisionLoader", (x, y + 220), size=(330, 60), title="Image encoder",
-        models=_model(clip_vision), clip_name=clip_vision,
+        "clip_vision", "CLIPVisionLoader", title="Image encoder", models=_model(CLIP_VISION),
+        clip_name=CLIP_VISION,
     )  # fmt: skip
 
 
-def cast_photos(
-    sketch: Sketch, x: int, y: int, roles: tuple[str, ...] = ROLES, files: str = "troupe_{}.jpg"
-) -> None:
-    """Photographs and the references made of them."""
-    for row, role in enumerate(roles):
-        top = y + 400 * row
+def cast_photos(sketch: Sketch) -> None:
+    """Photographs in a column, the references made of them in the next."""
+    for role in ROLES:
         sketch.node(
-            f"{role}_photo", "LoadImage", (x, top), size=(280, 330), image=files.format(role),
+            f"{role}_photo", "LoadImage", box=(WIDTH, 360), image=f"troupe_{role}.jpg",
             title=f"{role.capitalize()} photo",
         )  # fmt: skip
-        sketch.node(
-            role, f"Troupe{role.capitalize()}", (x + 310, top), size=(310, 330),
-            inputs={"image": (f"{role}_photo", "IMAGE")},
-        )  # fmt: skip
+    sketch.column()
+    for role in ROLES:
+        reference(sketch, role, (f"{role}_photo", "IMAGE"))
+
+
+def reference(sketch: Sketch, role: str, image: Source) -> None:
+    sketch.node(role, f"Troupe{role.capitalize()}", inputs={"image": image})
+
+
+def pose(sketch: Sketch, name: str, file: str, title: str) -> None:
+    sketch.node(name, "TroupeLoadPose", pose_file=file, title=title)
 
 
 def compose(
-    sketch: Sketch, name: str, pose: str, pos: tuple[int, int], model: str = "checkpoint",
-    title: str = "Scene", roles: tuple[str, ...] = ROLES, cfg: float = 6.0, **widgets,
+    sketch: Sketch, name: str, given: dict[str, Source], pose: Source, title: str = "Scene",
+    roles: tuple[str, ...] = ROLES, cfg: float = 6.0, **widgets,
 ) -> None:  # fmt: skip
-    """A composed scene from a pose file, sampled and decoded."""
-    x, y = pos
-    lower = "model" if model != "checkpoint" else "MODEL"
-    clip = "clip" if model != "checkpoint" else "CLIP"
+    """A composed scene in one column; its sampler and decoder in the next."""
+    file = pose[0]
+    size = {} if "width" in widgets else {"width": (file, "width"), "height": (file, "height")}
     sketch.node(
-        f"{name}_pose", "TroupeLoadPose", (x - 360, y), size=(330, 220), pose_file=pose,
-        title=f"{title}: pose",
+        name, "TroupeComposeScene", box=(420, 0), title=title, **(PROMPTS | widgets),
+        inputs=given | {"pose": pose} | size | {role: (role, "reference") for role in roles},
     )  # fmt: skip
+    sketch.column()
     sketch.node(
-        name, "TroupeComposeScene", (x, y), size=(420, 900), title=title, **(PROMPTS | widgets),
-        inputs={
-            "model": (model, lower), "clip": (model, clip), "vae": ("checkpoint", "VAE"),
-            "pose": (f"{name}_pose", "pose"),
-            "width": (f"{name}_pose", "width"), "height": (f"{name}_pose", "height"),
-            **{role: (role, "reference") for role in roles},
-            "control_net": ("control_net", "CONTROL_NET"),
-            "ipadapter": ("ipadapter", "IPADAPTER"), "clip_vision": ("clip_vision", "CLIP_VISION"),
-        },
-    )  # fmt: skip
-    sketch.node(
-        f"{name}_sampler", "KSampler", (x + 460, y), size=(300, 480), seed=SEED,
-        control_after_generate="fixed", steps=20, cfg=cfg, sampler_name="euler",
-        scheduler="normal", title=f"{title}: sampler",
+        f"{name}_sampler", "KSampler", seed=SEED, control_after_generate="fixed", steps=20,
+        cfg=cfg, sampler_name="euler", scheduler="normal", title=f"{title}: sampler",
         inputs={
             "model": (name, "model"), "positive": (name, "positive"),
             "negative": (name, "negative"), "latent_image": (name, "latent"),
         },
     )  # fmt: skip
     sketch.node(
-        f"{name}_frames", "VAEDecode", (x + 460, y + 540), size=(300, 60),
-        title=f"{title}: frames",
-        inputs={"samples": (f"{name}_sampler", "LATENT"), "vae": ("checkpoint", "VAE")},
+        f"{name}_frames", "VAEDecode", title=f"{title}: frames",
+        inputs={"samples": (f"{name}_sampler", "LATENT"), "vae": given["vae"]},
     )  # fmt: skip
+
+
+def shot(sketch: Sketch, name: str, images: Source, title: str, seconds: float, **widgets) -> None:
+    sketch.node(
+        name, "TroupeShot", duration=seconds, title=title, inputs={"image": images}, **widgets
+    )
+
+
+def picture(
+    sketch: Sketch, name: str, images: Source, title: str, size: tuple[int, int] = PICTURE,
+    save: str = "",
+) -> None:  # fmt: skip
+    """A node that shows pictures, and saves them where `save` is a name."""
+    kind, widgets = ("SaveImage", {"filename_prefix": save}) if save else ("PreviewImage", {})
+    sketch.node(
+        name, kind, box=size, title=title, inputs={"images": images}, **widgets
+    )
 
 
 def train(
-    sketch: Sketch, pos: tuple[int, int], checkpoint: str = CHECKPOINT, name: str = "eileen",
+    sketch: Sketch, name: str = "eileen", checkpoint: str | Source = CHECKPOINT,
     sample: str = "a photo of eileen, smiling, in an orange space suit", steps: int = 300,
-    rank: int = 16, options: bool = False,
+    rank: int = 16, inputs: dict[str, Source] | None = None,
 ) -> None:  # fmt: skip
+    """Training; `checkpoint` is a file's name, or the node that gives one."""
+    given, widgets = {"dataset": ("dataset", "dataset")} | (inputs or {}), {}
+    models = None
+    if isinstance(checkpoint, str):
+        widgets, models = {"checkpoint": checkpoint}, _model(checkpoint)
+    else:
+        given["checkpoint"] = checkpoint
     sketch.node(
-        "train", "TroupeTrainLora", pos, size=(400, 560), checkpoint=checkpoint,
-        models=_model(checkpoint), preset="character", steps=steps, rank=rank, resolution=0, seed=7,
-        control_after_generate="fixed", filename_prefix=f"troupe/{name}", sample_prompts=sample,
-        title="Train LoRA",
-        inputs={"dataset": ("dataset", "dataset")}
-        | ({"options": ("options", "options")} if options else {}),
+        "train", "TroupeTrainLora", box=(420, 0), models=models, preset="character", steps=steps,
+        rank=rank, resolution=0, seed=7, control_after_generate="fixed",
+        filename_prefix=f"troupe/{name}", sample_prompts=sample, title="Train LoRA", inputs=given,
+        **widgets,
     )  # fmt: skip
 
 
-def apply_loras(sketch: Sketch, pos: tuple[int, int], weight: float = 0.9) -> None:
+def apply_loras(sketch: Sketch, given: dict[str, Source], weight: float = 0.9) -> None:
     sketch.node(
-        "loras", "TroupeApplyLoras", pos, size=(330, 260), weights=str(weight),
-        inputs={
-            "model": ("checkpoint", "MODEL"), "clip": ("checkpoint", "CLIP"),
-            "loras.lora0": ("train", "lora"),
-        },
+        "loras", "TroupeApplyLoras", weights=str(weight),
+        inputs={"model": given["model"], "clip": given["clip"], "loras.lora0": ("train", "lora")},
     )  # fmt: skip
 
 
-def film(sketch: Sketch, pos: tuple[int, int], shots: tuple[str, ...], size_px: int = 768) -> None:
-    x, y = pos
+def film(sketch: Sketch, shots: tuple[str, ...], size_px: int = 768) -> None:
     sketch.node(
-        "timeline", "TroupeTimeline", (x, y), size=(330, 420), fps=24.0, width=size_px,
-        height=size_px,
+        "timeline", "TroupeTimeline", fps=24.0, width=size_px, height=size_px,
         transition="crossfade", transition_duration=0.5, title="Timeline",
         inputs={f"shots.shot{i}": (shot, "shot") for i, shot in enumerate(shots)},
     )  # fmt: skip
+    sketch.column()
     sketch.node(
-        "film", "TroupeSaveVideo", (x + 370, y), size=(420, 560), filename_prefix="troupe/film",
+        "film", "TroupeSaveVideo", box=(PICTURE[0], 620), filename_prefix="troupe/film",
         title="Film", inputs={"video": ("timeline", "video")},
     )  # fmt: skip
+
+

@@ -7,15 +7,15 @@ import pytest
 
 from demo.swap import NANO
 from headless import to_api
-from tools.build_workflows import SKETCHES
-from tools.sketch_parts import MINIATURE, MODELS
+from tools.sketch_parts import MODELS
+from tools.sketches import SKETCHES, twin
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def read(name: str, api: bool = False) -> dict:
-    path = FOLDER / "api" / f"{name}.json" if api else FOLDER / f"{name}.json"
+    path = FOLDER / "api" / f"{twin(name)}.json" if api else FOLDER / f"{name}.json"
     return json.loads(path.read_text(encoding="ascii"))
 
 
@@ -55,9 +55,7 @@ def test_every_model_file_is_described_where_it_is_chosen(name):
         (node["id"], value)
         for node in read(name)["nodes"]
         for value in node.get("widgets_values") or ()
-        if isinstance(value, str)
-        and value.endswith(".safetensors")
-        and value not in MINIATURE.values()  # comes with the pack
+        if isinstance(value, str) and value.endswith(".safetensors")
     }
     assert described == chosen
     assert {model for _, model in chosen} <= set(NANO)

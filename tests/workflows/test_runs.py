@@ -29,6 +29,8 @@ def ready(server):
 def run(server, name: str) -> tuple[dict, dict]:
     prompt = with_nano(json.loads((FOLDER / f"{name}.json").read_text("ascii")))
     for node in prompt.values():
+        if node["class_type"] == "TroupeMiniatureCast":
+            node["inputs"]["frames"] = FRAMES
         if node["class_type"] == "TroupeTrainLora":
             assert node["inputs"]["steps"] > STEPS
             node["inputs"]["steps"] = STEPS

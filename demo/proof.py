@@ -310,8 +310,8 @@ def train_lora(server: ComfyServer, character: Character) -> Path:
     train = next(number for number, node in film.items() if node["class_type"] == "TroupeTrainLora")
     prompt = _with_all_before(film, train)
     for node in prompt.values():
-        if node["class_type"] == "TroupeLoadDataset":
-            node["inputs"]["folder"] = folder.name
+        if node["class_type"] == "TroupeMiniatureCast":  # both give a dataset first
+            node |= {"class_type": "TroupeLoadDataset", "inputs": {"folder": folder.name}}
     prompt[train]["inputs"]["filename_prefix"] = "proof/character"
     file, *_ = server.client.run(prompt, timeout=1200)[train]["files"]
     return server.output_dir / "loras" / "proof" / file["filename"]

@@ -1,9 +1,9 @@
 """Writes workflows/*.json and their API twins: sketches, run and drawn by the real editor.
 
 `python -m tools.build_workflows [TITLE ...]` after a node's inputs or looks changed; the tests say
-when it is needed. Nodes grow when they show what they made, more so in one renderer than in the
-other: so every workflow is run in both, with the miniature in the place of its models, and laid out
-by the largest size that each node took.
+when it is needed (`--same-sizes` where only the order of things did). Nodes grow when they show
+what they made, more so in one renderer than in the other: so every workflow is run in both, with
+the miniature in the place of its models, and laid out by the largest size that each node took.
 """
 
 import json
@@ -31,14 +31,18 @@ QUICK = {  # so that looking at a workflow takes seconds
 GUESS = 1200  # more than any node takes
 
 
-def main(titles: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    again = "--same-sizes" in arguments  # lay out anew without running anything
+    titles = [title for title in arguments if title != "--same-sizes"]
     (WORKFLOWS / "api").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         place_everything(server)
         with Editor(server.url, width=2400, height=1350) as editor:
             for title in titles or SKETCHES:
                 sketch = SKETCHES[title]()
-                workflow = editor.build(sketch, arrange(sketch, seen_sizes(sketch, editor, server)))
+                sizes = (known_sizes(sketch, WORKFLOWS / f"{title}.json") if again
+                         else seen_sizes(sketch, editor, server))  # fmt: skip
+                workflow = editor.build(sketch, arrange(sketch, sizes))
                 editor.load(workflow)
                 _write(WORKFLOWS / f"{title}.json", workflow)
                 _write(WORKFLOWS / "api" / f"{twin(title)}.json", editor.prompt())
@@ -64,6 +68,17 @@ def place_everything(server: ComfyServer) -> None:
             target = server.models_dir / MODELS[name]["directory"] / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
+
+
+def known_sizes(sketch: Sketch, path: Path) -> dict[str, Size]:
+    """The sizes that a workflow file has for the nodes of its sketch, by type and title."""
+    nodes = json.loads(path.read_text("ascii"))["nodes"]
+    known = {(node["type"], node.get("title")): tuple(node["size"]) for node in nodes}
+    by_type = {node["type"]: tuple(node["size"]) for node in nodes}
+    return {
+        node["name"]: known.get((node["type"], node["title"]), by_type[node["type"]])
+        for node in sketch.nodes
+    }
 
 
 def seen_sizes(sketch: Sketch, editor: Editor, server: ComfyServer) -> dict[str, Size]:

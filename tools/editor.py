@@ -198,6 +198,8 @@ class Editor:
             " LiteGraph.registered_node_types['KSampler'] !== undefined; }",
             timeout=120_000,
         )
+        # The page opens a graph by itself, the last or an example; late, on a busy machine.
+        self.page.wait_for_function(f"() => {_APP}.graph.nodes.length > 0", timeout=60_000)
         self.page.wait_for_timeout(1500)
 
     def build(self, sketch: Sketch, layout: Layout) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def arrange(sketch: Sketch, sizes: Mapping[str, Size]) -> Layout:
     """Lay a sketch out; `sizes` are (width, height without the title bar) of its nodes."""
     lanes = _lanes(sketch)
     boxes: dict[str, Box] = {}
-    groups, tops, left = [], {}, 0.0
+    groups, corners, left = [], {}, 0.0
     for stage in sketch.stages:
         y, widest = 0.0, max(_width(section, sizes) for section in stage)
         for section in stage:
@@ -105,15 +105,18 @@ def arrange(sketch: Sketch, sizes: Mapping[str, Size]) -> Layout:
             x = left + widest - width  # at the right, where the next stage takes its wires
             height = _columns(section, sizes, x, y, boxes)
             groups.append((section.title, section.color, (x, y, width, height)))
-            tops[id(section)] = y
+            corners[id(section)] = x, y
             y += height + SECTIONS_GAP
         left += widest + STAGES_GAP
     bends = {}
     for owner, links in lanes.items():
         for number, link in enumerate(links):
             source, _, target, _ = sketch.links[link]
-            y = tops[owner] - LANE * (number + 1)
+            section_left, y = corners[owner]
+            y -= LANE * (number + 1)
             start = boxes[source][0] + boxes[source][2] + COLUMNS_GAP / 4
+            if start < section_left:  # from another stage: turn off just before this section
+                start = section_left - STAGES_GAP / 2
             bends[link] = (start + LANE * number, y), (boxes[target][0] - COLUMNS_GAP / 3, y)
     return Layout(boxes, groups, bends)
 

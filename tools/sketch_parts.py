@@ -174,8 +174,9 @@ def train(
     models = None
     if isinstance(checkpoint, str):
         widgets, models = {"checkpoint": checkpoint}, _model(checkpoint)
-    else:
+    else:  # the widget below the wire says so, too, not the first file that happened to be there
         given["checkpoint"] = checkpoint
+        widgets = {"checkpoint": "troupe_miniature"}
     sketch.node(
         "train", "TroupeTrainLora", box=(420, 0), models=models, preset="character", steps=steps,
         rank=rank, resolution=0, seed=7, control_after_generate="fixed",

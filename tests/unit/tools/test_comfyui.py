@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tools.comfyui import ComfyUIError, Release, find_comfyui, find_fault, obtain
+from tools.front_end import find_front_end
 from tools.server import ROOT
 
 FILES = {"main.py": b"print('hello')\n", "comfyui_version.py": b"", "comfy/ops.py": b"x = 1\n"}
@@ -175,3 +176,13 @@ def test_comfyui_path_wins_and_is_checked(tmp_path, monkeypatch):
         find_comfyui()
     (tmp_path / "comfyui_version.py").touch()
     assert find_comfyui() == tmp_path
+
+
+def test_a_front_end_is_a_folder_with_its_page(tmp_path, monkeypatch):
+    monkeypatch.delenv("TROUPE_FRONT_END", raising=False)
+    assert find_front_end() is None
+    monkeypatch.setenv("TROUPE_FRONT_END", str(tmp_path))
+    with pytest.raises(ComfyUIError, match="no index.html"):
+        find_front_end()
+    (tmp_path / "index.html").touch()
+    assert find_front_end() == tmp_path.resolve()

@@ -41,7 +41,10 @@ async (spec) => {
     const node = LiteGraph.createNode(item.type);
     if (!node) throw new Error('no such node: ' + item.type);
     node.pos = item.box.slice(0, 2);
+    // A page keeps widget values by the number of the node, beyond the graph they were in.
+    const fresh = (node.widgets ?? []).map(w => [w, w.value]);
     graph.add(node);
+    for (const [widget, value] of fresh) widget.value = value;
     if (item.title) node.title = item.title;
     made[item.name] = node;
     for (const [name, value] of Object.entries(item.widgets)) {

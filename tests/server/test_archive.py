@@ -60,6 +60,8 @@ def test_it_holds_what_runs_and_no_more():
     tops = {name.split("/")[0] for name in names}
     assert {"__init__.py", "nodes", "web", "locales", "workflows", "miniature", "headless"} <= tops
     assert not tops & {"tests", "tools", "demo", "bench", "docs", "run.py", ".ci"}
+    # only top folders and files are meant
+    assert {"training/run.py", "web/docs/TroupeTrainLora.md"} <= set(names)
     assert sum((ROOT / name).stat().st_size for name in names) < 40 * 2**20
 
 

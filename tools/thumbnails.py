@@ -1,69 +1,53 @@
-"""Writes workflows/*.jpg: what comes out of each workflow, made by one run of the miniature film.
+"""Writes workflows/*.jpg, what comes out of each workflow, from the film that the demo made.
 
-`python -m tools.thumbnails`, a few minutes. ComfyUI shows them square in its template browser.
+`python -m tools.thumbnails output/demo/film.mp4`. The template browser shows them square.
 """
 
-import io
-import json
-import tempfile
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import av
 from PIL import Image
 
-from .client import Client
-from .server import ComfyServer
-from .sketches import DANCES
+from conditioning.pose import draw_pose, read_pose_files
+from demo import cast
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
-CAST = WORKFLOWS / "input" / "troupe_miniature"
+CAST = WORKFLOWS / "input" / cast.FOLDER
 SIDE, TILE = 512, 128
-FRAMES = range(0, 12, 3)
+OVERLAP_S = 0.25  # of the film's shots
+SHOWN = (2, 4, 6, 8)  # frames of a dance, away from the transitions
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
-        made = pictures(server.client)
-    films = [made[f"dance{n}"] for n in range(1, DANCES + 1)]
-    poses = [made[f"pose{n}"] for n in range(1, DANCES + 1)]
+def main(film: Path) -> None:
+    dances = [frames_of(film, number) for number in range(4)]
+    poses = [poses_of(number) for number in range(4)]
     learned = [Image.open(CAST / f"{n:02}.png") for n in (0, 3, 5, 8)]
     roles = [Image.open(f"{CAST}_{role}.png") for role in ("attire", "background")]
     thumbnails = {
-        "Miniature film": grid([film[5] for film in films], 2),
-        "Compose scene": inset(films[0][4], [poses[0][4], *roles]),
-        "Train LoRA": inset(films[2][8], learned[:3]),
-        "Pose sequence to film": grid(
-            [row[i] for row in (poses[1], films[1], poses[3], films[3]) for i in FRAMES], 4
-        ),
-        "Full pipeline": grid([*learned, *(film[i] for film in films[:3] for i in FRAMES)], 4),
+        "Miniature film": grid([dance[1] for dance in dances], 2),
+        "Compose scene": inset(dances[0][1], [poses[0][1], *roles]),
+        "Train LoRA": inset(dances[2][2], learned[:3]),
+        "Pose sequence to film": grid([*poses[1], *dances[1], *poses[3], *dances[3]], 4),
+        "Full pipeline": grid([*learned, *dances[0], *dances[1], *dances[2]], 4),
     }
     for title, picture in thumbnails.items():
         picture.save(WORKFLOWS / f"{title}.jpg", quality=88, optimize=True)
 
 
-def pictures(client: Client) -> dict[str, list[Image.Image]]:
-    """The frames and the drawn poses of each dance, from the workflow itself."""
-    prompt = json.loads((WORKFLOWS / "api" / "miniature_film.json").read_text("ascii"))
-    by_title = {node["_meta"]["title"]: key for key, node in prompt.items()}
-    for n in range(1, DANCES + 1):
-        scene = prompt[by_title[f"Dance {n}"]]["inputs"]
-        drawn = _node("TroupeDrawPose", pose=scene["pose"], width=TILE, height=TILE)
-        prompt |= {
-            f"drawn{n}": drawn,
-            f"pose{n}": _node("PreviewImage", images=[f"drawn{n}", 0]),
-            f"dance{n}": _node("PreviewImage", images=[by_title[f"Dance {n}: frames"], 0]),
-        }
-    outputs = client.run(prompt, timeout=3600)
-    return {
-        key: [Image.open(io.BytesIO(client.view(**item))) for item in outputs[key]["images"]]
-        for key in prompt
-        if key.startswith(("pose", "dance"))
-    }
+def frames_of(film: Path, number: int) -> list[Image.Image]:
+    """The shown frames of a dance, by the times at which the film shows them."""
+    begin = number * (cast.SHOT_S - OVERLAP_S)
+    wanted = [begin + (i + 0.5) / cast.FPS for i in SHOWN]
+    with av.open(str(film)) as container:
+        frames = [(float(f.time), f.to_image()) for f in container.decode(video=0)]
+    return [min(frames, key=lambda frame: abs(frame[0] - time))[1] for time in wanted]
 
 
-def _node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
+def poses_of(number: int) -> list[Image.Image]:
+    frames = read_pose_files([Path(f"{CAST}_dance_{number + 1}.json")])
+    return [Image.fromarray(draw_pose(frames[i], TILE, TILE)) for i in SHOWN]
 
 
 def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -79,11 +63,11 @@ def grid(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 def inset(picture: Image.Image, tiles: Sequence[Image.Image]) -> Image.Image:
     """A picture that fills the square, and what it was made of at its left edge."""
     canvas, edge = _sized(picture, SIDE), 4
-    step = (SIDE - TILE * len(tiles)) // (len(tiles) + 1) + TILE
+    gap = (SIDE - TILE * len(tiles)) // (len(tiles) + 1)
     for number, tile in enumerate(tiles):
-        top = step * number + step - TILE
-        canvas.paste("white", (step - TILE - edge, top - edge, step + edge, top + TILE + edge))
-        canvas.paste(_sized(tile, TILE), (step - TILE, top))
+        top = gap + (gap + TILE) * number
+        canvas.paste("white", (gap - edge, top - edge, gap + TILE + edge, top + TILE + edge))
+        canvas.paste(_sized(tile, TILE), (gap, top))
     return canvas
 
 
@@ -92,4 +76,4 @@ def _sized(picture: Image.Image, side: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -30,9 +30,21 @@ DANCES = 4
 
 
 def checkpoint_file() -> Path:
-    """Where the checkpoint lies once Load Miniature has run."""
+    """The checkpoint as a file, which is made where it is missing.
+
+    Raises:
+        PackError: the shipped weights are damaged, or the file cannot be written.
+    """
     output = Path(folder_paths.get_output_directory())
-    return output / "troupe" / "miniature" / f"checkpoint-{version()}.safetensors"
+    path = output / "troupe" / "miniature" / f"checkpoint-{version()}.safetensors"
+    if not path.is_file():
+        try:
+            write_checkpoint(path, shipped_parts(), keys)
+        except OSError as error:
+            raise PackError(
+                f"The miniature's checkpoint cannot be written to {path.parent}: {error.strerror}."
+            ) from None
+    return path
 
 
 def load_miniature() -> tuple[Any, ...]:
@@ -41,15 +53,7 @@ def load_miniature() -> tuple[Any, ...]:
     Raises:
         PackError: the shipped weights are damaged, or the checkpoint cannot be written.
     """
-    parts = shipped_parts()
-    path = checkpoint_file()
-    if not path.is_file():
-        try:
-            write_checkpoint(path, parts, keys)
-        except OSError as error:
-            raise PackError(
-                f"The miniature's checkpoint cannot be written to {path.parent}: {error.strerror}."
-            ) from None
+    path, parts = checkpoint_file(), shipped_parts()
     know_small_sdxl()
     embeddings = folder_paths.get_folder_paths("embeddings")
     model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(

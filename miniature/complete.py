@@ -1,5 +1,6 @@
 """The shipped weights as complete models, under the names that the real files have."""
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Mapping
@@ -116,7 +117,12 @@ def write_checkpoint(
 
 
 def save_model(path: Path, state: State, metadata: dict[str, str] | None = None) -> None:
-    """Write a model in float16; the file appears when it is complete."""
+    """Write a model in float16; the file appears when it is complete.
+
+    Raises:
+        OSError: it cannot be written; `strerror` says why.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +131,8 @@ def save_model(path: Path, state: State, metadata: dict[str, str] | None = None)
     try:
         save_file(halved, part, metadata)
         os.replace(part, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from None
     finally:
         part.unlink(missing_ok=True)
 

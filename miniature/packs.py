@@ -88,9 +88,9 @@ def check(pack: Pack, folder: Path = FOLDER) -> None:
     """
     path = folder / pack.file
     if not path.is_file():
-        raise PackError(f"{path} is missing: get the whole repository.")
+        raise PackError(f"{path} is missing: install the pack again.")
     if _digest(path) != read_sums(folder).get(pack.file):
-        raise PackError(f"{path} is damaged or of another version: get the whole repository again.")
+        raise PackError(f"{path} is damaged or of another version: install the pack again.")
 
 
 def read_sums(folder: Path = FOLDER) -> dict[str, str]:

@@ -45,6 +45,7 @@ CANCEL_S = 5.0  # a server that is gone must not hold Ctrl-C up
 
 
 def main(arguments: list[str] | None = None) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # piped, it may know fewer characters
     options = _parser().parse_args(arguments)
     client = Client(options.url, timeout=60.0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does

@@ -58,9 +58,24 @@ def _describable(nodes: list[type[io.ComfyNode]]) -> list[type[io.ComfyNode]]:
 NODES: list[type[io.ComfyNode]] = [guarded(node) for node in _load(SECTIONS)]
 
 
+def _tell_pages() -> None:
+    """What pages show of nodes; where a package is missing, `_load` has named it."""
+    try:
+        from .about import TELLERS
+        from .runtime.asked import add_route
+        from .runtime.errors import name_errors
+    except Exception as error:
+        if not why_not(error):
+            raise
+        return
+    name_errors()
+    add_route(TELLERS)
+
+
 class TroupeExtension(ComfyExtension):
     async def on_load(self) -> None:
         add_routes()
+        _tell_pages()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return _describable(NODES)

@@ -24,8 +24,12 @@ SETTINGS = {
     "adapter.kind": {},
     "adapter.targets": {},
     "adapter.alpha": {"unset": 0},
-    "adapter.layers": {"multiline": True, "placeholder": "up_blocks.0.attentions.1"},
-    "adapter.block_ranks": {"multiline": True, "placeholder": "mid_block: 32"},
+    "adapter.layers": {
+        "multiline": True,
+        "placeholder": "up_blocks.0.attentions.1",
+        "advanced": True,
+    },
+    "adapter.block_ranks": {"multiline": True, "placeholder": "mid_block: 32", "advanced": True},
     "adapter.block_rates": {
         "multiline": True,
         "placeholder": "down_blocks: 0.5",
@@ -64,9 +68,9 @@ class TroupeAdapterOptions(io.ComfyNode):
                 "embedding",
                 "blocks",
             ],
-            description="What Train LoRA trains: the kind of adapter, the layers it is put into, "
-            "ranks and learning rates of single blocks, the text encoders, and a new word. Every "
-            "kind is written as a file that ComfyUI's LoRA loaders apply as it was trained.",
+            description="What Train SDXL LoRA trains: the kind of adapter, the layers it is put "
+            "into, ranks and learning rates of single blocks, the text encoders, and a new word. "
+            "Every kind is written as a file that ComfyUI's LoRA loaders apply as it was trained.",
             inputs=[
                 options_input(),
                 *(widget(path, **more) for path, more in SETTINGS.items()),

@@ -13,7 +13,8 @@ from ..training.captioner import FAMILIES, MAX_WORDS, Captioner, CaptionerError,
 from ..training.errors import DatasetError
 from ..training.folders import fingerprint
 from ..training.sidecars import caption_folder, report
-from .runtime.datasets import find_folder, folder_names, progress_callback, show_text
+from .runtime.combos import listed
+from .runtime.datasets import find_folder, folder_names, progress_callback
 from .runtime.listings import files_below, only_text
 from .runtime.paths import PathError, dataset_roots, find_below
 from .runtime.trainer import free_models
@@ -40,7 +41,7 @@ class TroupeCaptionImages(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=_models() or [NO_MODEL],
+                    options=listed(_models(), NO_MODEL),
                     tooltip="A folder in ComfyUI's models/captioners with a model of the "
                     "transformers library. "
                     + "; ".join(f.help for f in FAMILIES.values())
@@ -109,7 +110,6 @@ class TroupeCaptionImages(io.ComfyNode):
                     display_name="report", tooltip="What was written, kept, and what failed."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -166,7 +166,6 @@ class TroupeCaptionImages(io.ComfyNode):
             del captioner, describe
             comfy.model_management.soft_empty_cache()
         text = "\n".join(lines)
-        show_text(cls, text)
         return io.NodeOutput(captions, text, ui=ui.PreviewText(text))
 
 

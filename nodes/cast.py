@@ -120,7 +120,7 @@ class TroupeCharacter(io.ComfyNode):
             node_id="TroupeCharacter",
             display_name="Character",
             category=CATEGORY,
-            search_aliases=["face reference", "identity", "ip adapter", "consistent character"],
+            search_aliases=["face", "identity", "ip adapter", "consistent character"],
             description="Pictures of who is in the scene. They speak for the head of the "
             "skeleton, or for the whole person when there is no attire.",
             inputs=[

@@ -1,6 +1,5 @@
 """A node of the menu section troupe/training: how pictures and captions vary while training."""
 
-
 from comfy_api.v0_0_2 import io
 
 from .runtime.types import CheckedOptions
@@ -42,7 +41,14 @@ class TroupeDataOptions(io.ComfyNode):
             node_id="TroupeDataOptions",
             display_name="Training Data Options",
             category=CATEGORY,
-            search_aliases=["caption dropout", "shuffle tags", "augmentation", "flip", "masked"],
+            search_aliases=[
+                "caption dropout",
+                "shuffle tags",
+                "augmentation",
+                "flip",
+                "masked",
+                "bucket",
+            ],
             description="How pictures and captions vary while training, how masks count, and how "
             "much regularisation pictures do. Every version is encoded once and cached, so none "
             "of this makes training slower.",

@@ -20,6 +20,7 @@ from ..training.records import (
     first_problem,
 )
 from ..training.store import keep_pictures
+from .runtime.combos import listed, refuse_hint
 from .runtime.datasets import dataset_result, find_folder, folder_names, progress_callback
 from .runtime.paths import PathError, dataset_roots
 from .runtime.types import Dataset as DatasetSocket
@@ -27,6 +28,7 @@ from .runtime.types import Dataset as DatasetSocket
 CATEGORY = "troupe/training"
 STORE = ("troupe", "datasets")  # below output/
 NO_CATEGORY = "none"
+NO_FOLDER = "put pictures into input/NAME"
 MAX_DATASETS = 16
 
 
@@ -97,7 +99,7 @@ ROLES = ("masks", "regularisation", "weight", "skip_duplicates")
 
 def _outputs() -> list[io.Output]:
     return [
-        DatasetSocket.Output(display_name="dataset", tooltip="For Train LoRA."),
+        DatasetSocket.Output(display_name="dataset", tooltip="For Train SDXL LoRA."),
         io.Image.Output(
             display_name="contact sheet",
             tooltip="Thumbnails with category, bucket and caption; what a bucket cuts off is dark.",
@@ -116,14 +118,21 @@ class TroupeLoadDataset(io.ComfyNode):
             node_id="TroupeLoadDataset",
             display_name="Load Dataset",
             category=CATEGORY,
-            search_aliases=["training images", "lora dataset", "captions", "load folder"],
+            search_aliases=[
+                "training images",
+                "lora dataset",
+                "captions",
+                "load folder",
+                "bucket",
+                "concept",
+            ],
             description="Read a folder of pictures and captions to train a LoRA from. Pictures "
             "may lie flat, in 10_name folders, or in poses/, attire/, characters/ and "
             "backgrounds/. Damaged, tiny, blurred and double pictures are named in the report.",
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=folder_names(),
+                    options=listed(folder_names(), NO_FOLDER),
                     tooltip="A folder in ComfyUI's input/ or datasets/. Captions are same-name "
                     ".txt files beside the pictures.",
                 ),
@@ -142,13 +151,13 @@ class TroupeLoadDataset(io.ComfyNode):
                     multiline=True,
                     optional=True,
                     advanced=True,
+                    placeholder="categories: {attire: {repeats: 3}}",
                     tooltip="Further settings as YAML, for example "
                     "'categories: {attire: {repeats: 3}}'. Filled-in fields above come first.",
                 ),
                 *_roles(),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,  # so that a dataset can be looked at on its own
         )
 
@@ -157,6 +166,7 @@ class TroupeLoadDataset(io.ComfyNode):
         if folder is None:  # linked: known only when it runs
             return True
         try:
+            refuse_hint(folder)
             find_folder(folder)
         except PathError as error:
             return str(error)
@@ -208,7 +218,7 @@ class TroupeLoadDataset(io.ComfyNode):
             allowed_roots=[Path(root) for root in dataset_roots()],
             progress=progress_callback(),
         )
-        return dataset_result(cls, dataset, resolution)
+        return dataset_result(dataset, resolution)
 
 
 class TroupeDatasetFromImages(io.ComfyNode):
@@ -235,6 +245,7 @@ class TroupeDatasetFromImages(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
+                    placeholder="captions, one line each",
                     tooltip="One line for all pictures, one line per picture, or a list of texts.",
                 ),
                 _text("trigger"),
@@ -260,7 +271,6 @@ class TroupeDatasetFromImages(io.ComfyNode):
                 *_roles(),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,  # so that a dataset can be looked at on its own
         )
 
@@ -298,7 +308,7 @@ class TroupeDatasetFromImages(io.ComfyNode):
             _first(resolution),
             progress_callback(),
         )
-        return dataset_result(cls, dataset, _first(resolution))
+        return dataset_result(dataset, _first(resolution))
 
 
 class TroupeCombineDatasets(io.ComfyNode):
@@ -325,14 +335,13 @@ class TroupeCombineDatasets(io.ComfyNode):
                 _resolution(),
             ],
             outputs=_outputs(),
-            hidden=[io.Hidden.unique_id],
             is_output_node=True,  # so that a dataset can be looked at on its own
         )
 
     @classmethod
     def execute(cls, datasets: dict[str, Dataset], resolution: int = 1024) -> io.NodeOutput:
         connected = [d for d in datasets.values() if d is not None]
-        return dataset_result(cls, combine(connected), resolution)
+        return dataset_result(combine(connected), resolution)
 
 
 def _settings(typed: dict, by_category: dict[str, dict], options: str) -> DatasetSettings:

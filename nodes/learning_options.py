@@ -21,7 +21,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "objective.weighting": {"unset": 0},
     "objective.noise_offset": FINE,
     "optimizer.kind": {},
-    "optimizer.ema_decay": FINE,
+    "optimizer.ema_decay": {"advanced": True, **FINE},
     "validation.share": {},
     "validation.every_steps": {},
     "validation.use_best": {},

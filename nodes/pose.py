@@ -23,6 +23,7 @@ from ..conditioning.pose import (
     read_poses,
     write_poses,
 )
+from .runtime.combos import listed, refuse_hint
 from .runtime.listings import model_files
 from .runtime.paths import PathError, check_prefix, save_location, save_numbered
 from .runtime.pose_files import (
@@ -38,6 +39,8 @@ from .runtime.prefixes import with_dates
 from .runtime.types import PoseKeypoint
 
 CATEGORY = "troupe/pose"
+NO_POSE = "put a .json file into input/, or upload one"
+NO_WEIGHTS = f"put {WEIGHT_FILES['body'].file_name} into models/pose"
 DETECTOR_BYTES = 1 << 30  # weights and activations of the three networks, about
 MAX_SIDE_PX = 16384
 
@@ -50,9 +53,16 @@ def _pose_input() -> io.Input:
     )
 
 
-def _side_input(name: str, tooltip: str, step: int = 8) -> io.Input:
+def _side_input(name: str, tooltip: str, step: int = 8, advanced: bool = False) -> io.Input:
     return io.Int.Input(
-        name, default=0, min=0, max=MAX_SIDE_PX, step=step, optional=True, tooltip=tooltip
+        name,
+        default=0,
+        min=0,
+        max=MAX_SIDE_PX,
+        step=step,
+        optional=True,
+        advanced=advanced,
+        tooltip=tooltip,
     )
 
 
@@ -79,8 +89,8 @@ class TroupeDetectPose(io.ComfyNode):
                 io.Image.Input("image", tooltip="One picture or a batch; each gives one pose."),
                 io.Combo.Input(
                     "body_model",
-                    options=files,
-                    default=WEIGHT_FILES["body"].file_name,
+                    options=listed(files, NO_WEIGHTS),
+                    default=WEIGHT_FILES["body"].file_name if files else NO_WEIGHTS,
                     tooltip=f"OpenPose's body network in models/pose, from {WEIGHTS_SOURCE}.",
                 ),
                 cls._extra_model("hand", files),
@@ -118,8 +128,9 @@ class TroupeDetectPose(io.ComfyNode):
     def validate_inputs(cls, body_model=None, hand_model=None, face_model=None) -> bool | str:
         chosen = {"body": body_model, "hand": hand_model, "face": face_model}
         try:  # None: the value comes from another node
+            refuse_hint(body_model)
             _weight_files({part: name for part, name in chosen.items() if name is not None})
-        except PoseError as error:
+        except (PathError, PoseError) as error:
             return str(error)
         return True
 
@@ -158,13 +169,15 @@ class TroupeLoadPose(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "pose_file",
-                    options=listed_poses(),
+                    options=listed(listed_poses(), NO_POSE),
                     tooltip="A .json file in ComfyUI's input folder, or a folder of them (ends "
                     "with /), whose files are read in natural order: 2 before 10. A name with "
                     "'[output]' behind it is read from the output folder.",
                 ),
-                _side_input("canvas_width", "Canvas width in pixels; 0 = as in the file.", 1),
-                _side_input("canvas_height", "Canvas height in pixels; 0 = as in the file.", 1),
+                _side_input("canvas_width", "Canvas width in pixels; 0 = as in the file.", 1, True),
+                _side_input(
+                    "canvas_height", "Canvas height in pixels; 0 = as in the file.", 1, True
+                ),
                 io.Combo.Input(
                     "units",
                     options=list(UNITS),
@@ -188,6 +201,7 @@ class TroupeLoadPose(io.ComfyNode):
     def validate_inputs(cls, pose_file=None) -> bool | str:
         try:
             if pose_file is not None:
+                refuse_hint(pose_file)
                 pose_paths(pose_file)
         except (PathError, PoseError) as error:
             return str(error)

@@ -6,11 +6,14 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..conditioning.ip_adapter import NEGATIVES, IPAdapterError, inspect_adapter, read_adapter
+from .runtime.combos import listed, refuse_hint
 from .runtime.ip_adapter import LoadedAdapter, apply_reference
 from .runtime.listings import model_files
+from .runtime.paths import PathError
 from .runtime.types import IPAdapter, Reference
 
 FOLDER = "ipadapter"
+NO_ADAPTER = "put an IP-Adapter file into models/ipadapter"
 EXTENSIONS = {".safetensors", ".bin"}
 
 folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
@@ -21,8 +24,9 @@ def _adapter_path(name: str | None) -> str:
     """Where a file of the model folder lies; ComfyUI's resolver lets no name out of it.
 
     Raises:
-        IPAdapterError: there is no such file.
+        IPAdapterError, PathError: there is no such file.
     """
+    refuse_hint(name)
     path = folder_paths.get_full_path(FOLDER, name) if name else None
     if path is None or not path.lower().endswith(tuple(EXTENSIONS)):
         raise IPAdapterError(
@@ -44,7 +48,7 @@ class TroupeLoadIPAdapter(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ipadapter_name",
-                    options=model_files(FOLDER),
+                    options=listed(model_files(FOLDER), NO_ADAPTER),
                     tooltip=(
                         "A file in models/ipadapter. For SDXL: ip-adapter-plus_sdxl_vit-h, or "
                         "ip-adapter-plus-face_sdxl_vit-h for faces. Base, Plus, Plus-Face and "
@@ -59,6 +63,15 @@ class TroupeLoadIPAdapter(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, ipadapter_name=None) -> bool | str:
+        try:
+            if ipadapter_name is not None:
+                _adapter_path(ipadapter_name)
+        except (IPAdapterError, PathError) as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, ipadapter_name):

@@ -22,7 +22,13 @@ def _fraction(name: str, default: float, tooltip: str, advanced: bool = False) -
 
 def _text(name: str, tooltip: str, **more) -> io.Input:
     return io.String.Input(
-        name, default="", multiline=True, dynamic_prompts=True, tooltip=tooltip, **more
+        name,
+        default="",
+        multiline=True,
+        dynamic_prompts=True,
+        placeholder=name.replace("_", " "),
+        tooltip=tooltip,
+        **more,
     )
 
 
@@ -97,14 +103,15 @@ def _detail_inputs() -> list[io.Input]:
             optional=True,
             tooltip="ControlNet strength on the people. 0 leaves the ControlNet out.",
         ),
-        _fraction("pose_start", 0.0, "From which part of the steps on the pose steers."),
-        _fraction("pose_end", 1.0, "Up to which part of the steps the pose steers."),
+        _fraction("pose_start", 0.0, "From which part of the steps on the pose steers.", True),
+        _fraction("pose_end", 1.0, "Up to which part of the steps the pose steers.", True),
         io.Int.Input(
             "first_frame",
             default=0,
             min=0,
             max=1_000_000,
             optional=True,
+            advanced=True,
             tooltip="Number of the first pose to use, counted from 0.",
         ),
         io.Int.Input(
@@ -113,6 +120,7 @@ def _detail_inputs() -> list[io.Input]:
             min=0,
             max=4096,
             optional=True,
+            advanced=True,
             tooltip="How many poses to use; 0 means all that follow. A long sequence can be made "
             "in several runs: with one seed, each frame has the same noise in all of them, also "
             "with ancestral and SDE samplers.",

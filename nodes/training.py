@@ -24,6 +24,7 @@ from ..training import (
     unwritable,
 )
 from .runtime import miniature
+from .runtime.combos import listed, refuse_hint
 from .runtime.embeddings import keep_embeddings
 from .runtime.listings import model_files
 from .runtime.loras import (
@@ -46,6 +47,7 @@ from .training_widgets import nested, preset_widget, widget
 
 CATEGORY = "troupe/training"
 LORAS = "loras"  # below output/: ComfyUI looks for LoRAs there, so a new one is at once selectable
+NO_CHECKPOINT = "put an SDXL checkpoint into models/checkpoints"
 MAX_LORAS = 16
 TRAINING_DEVICES = re.compile(r"^(cpu|mps|cuda(:\d+)?|xpu(:\d+)?)$")
 
@@ -55,9 +57,17 @@ class TroupeTrainLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TroupeTrainLora",
-            display_name="Train LoRA",
+            display_name="Train SDXL LoRA",
             category=CATEGORY,
-            search_aliases=["lora training", "dreambooth", "fine-tune", "finetune", "sdxl lora"],
+            search_aliases=[
+                "train lora",
+                "lora training",
+                "dreambooth",
+                "fine-tune",
+                "finetune",
+                "style",
+                "concept",
+            ],
             description="Train an SDXL LoRA in a process of its own. Interrupting saves the full "
             "state, and queueing the same prompt again goes on from there; a finished training "
             "is not repeated. The file appears in output/loras, where Load LoRA finds it.",
@@ -83,7 +93,14 @@ class TroupeTrainLora(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, checkpoint: str | None = None, filename_prefix: str | None = None
+    ) -> bool | str:
+        try:
+            if checkpoint is not None:  # None: linked, known only when it runs
+                _checkpoint_path(checkpoint)
+        except (PathError, JobError) as error:
+            return str(error)
         return check_prefix(filename_prefix, _loras_folder())
 
     @classmethod
@@ -114,16 +131,8 @@ class TroupeTrainLora(io.ComfyNode):
     ) -> io.NodeOutput:
         folder, stem, _, subfolder = save_location(filename_prefix, cls.hidden, _loras_folder())
         check_lora_folder(folder, stem)
-        widgets = nested(
-            {
-                "seed": seed,
-                "schedule.steps": steps or None,
-                "adapter.rank": rank or None,
-                "optimizer.learning_rate": learning_rate or None,
-                "buckets.resolution": resolution or None,
-                "samples.every_steps": sample_every,
-                "samples.prompts": [p.strip() for p in sample_prompts.splitlines() if p.strip()],
-            }
+        widgets = own_settings(
+            steps, rank, learning_rate, resolution, seed, sample_prompts, sample_every
         )
         values = merge(merge(widgets, options or {}), _fixed(checkpoint, dataset, stem))
         job = parse_job(values, preset).model_dump(mode="json")
@@ -141,7 +150,7 @@ def _train_inputs() -> list[io.Input]:
     return [
         io.Combo.Input(
             "checkpoint",
-            options=model_files("checkpoints"),
+            options=listed(model_files("checkpoints"), NO_CHECKPOINT),
             tooltip="The SDXL checkpoint to train on: a .safetensors file with UNet, text "
             "encoders and VAE. Use the LoRA with it or with its relatives.",
         ),
@@ -151,12 +160,19 @@ def _train_inputs() -> list[io.Input]:
         widget("adapter.rank", "rank", unset=0),
         widget("optimizer.learning_rate", "learning_rate", unset=0, step=1e-6, round=1e-8),
         widget("buckets.resolution", "resolution", step=64),
-        widget("seed", "seed", max=0xFFFFFFFFFFFFFFF),
+        widget(
+            "seed",
+            "seed",
+            max=0xFFFFFFFFFFFFFFF,
+            # Rolled after each run, every run would be another training: none would ever go on.
+            control_after_generate=io.ControlAfterGenerate.fixed,
+        ),
         io.String.Input(
             "sample_prompts",
             default="",
             multiline=True,
             optional=True,
+            placeholder="sample prompts, one per line",
             tooltip="One prompt per line for the sample pictures; empty: the first caption.",
         ),
         widget("samples.every_steps", "sample_every"),
@@ -176,6 +192,29 @@ def _train_inputs() -> list[io.Input]:
     ]
 
 
+def own_settings(
+    steps: int = 0,
+    rank: int = 0,
+    learning_rate: float = 0.0,
+    resolution: int = 0,
+    seed: int = 0,
+    sample_prompts: str = "",
+    sample_every: int = 0,
+) -> dict[str, Any]:
+    """The settings that Train SDXL LoRA's own widgets make; 0 leaves one to preset and options."""
+    return nested(
+        {
+            "seed": seed,
+            "schedule.steps": steps or None,
+            "adapter.rank": rank or None,
+            "optimizer.learning_rate": learning_rate or None,
+            "buckets.resolution": resolution or None,
+            "samples.every_steps": sample_every,
+            "samples.prompts": [p.strip() for p in sample_prompts.splitlines() if p.strip()],
+        }
+    )
+
+
 class TroupeApplyLoras(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -183,7 +222,7 @@ class TroupeApplyLoras(io.ComfyNode):
             "lora",
             types=[io.LoraModel, io.String],
             optional=True,
-            tooltip="A LoRA from Train LoRA, or the name of a LoRA file.",
+            tooltip="A LoRA from Train SDXL LoRA, or the name of a LoRA file.",
         )
         return io.Schema(
             node_id="TroupeApplyLoras",
@@ -205,7 +244,7 @@ class TroupeApplyLoras(io.ComfyNode):
                     template=io.Autogrow.TemplatePrefix(
                         either, prefix="lora", min=0, max=MAX_LORAS
                     ),
-                    tooltip="LoRAs from Train LoRA, or names of LoRA files.",
+                    tooltip="LoRAs from Train SDXL LoRA, or names of LoRA files.",
                 ),
                 io.String.Input(
                     "weights",
@@ -268,14 +307,19 @@ def _loras_folder() -> Path:
     return Path(folder_paths.get_output_directory()) / LORAS
 
 
+def _checkpoint_path(name: str) -> str:
+    refuse_hint(name)
+    if name == miniature.NAME:  # from Load Miniature: the combo does not list it
+        return str(miniature.checkpoint_file())
+    path = folder_paths.get_full_path("checkpoints", name)
+    if path is None:
+        raise JobError(f"checkpoint {name!r} is not in models/checkpoints: choose another.")
+    return path
+
+
 def _fixed(checkpoint: str, dataset: Dataset, stem: str) -> dict[str, Any]:
     """What is decided here and not in options: where things lie, and the data."""
-    if checkpoint == miniature.NAME:  # from Load Miniature: the combo does not list it
-        path = str(miniature.checkpoint_file())
-    else:
-        path = folder_paths.get_full_path("checkpoints", checkpoint)
-    if path is None:
-        raise JobError(f"checkpoint {checkpoint!r} is not in models/checkpoints: choose another.")
+    path = _checkpoint_path(checkpoint)
     if not dataset.items:
         raise DatasetError(f"Dataset {dataset.name!r} holds no usable picture: see its report.")
     device = str(comfy.model_management.get_torch_device())

@@ -1,4 +1,4 @@
-"""The node of the menu section troupe/training that holds the settings of Train LoRA itself."""
+"""The node of the menu section troupe/training that holds the settings of a training itself."""
 
 from comfy_api.v0_0_2 import io
 
@@ -25,33 +25,35 @@ class TroupeTrainingOptions(io.ComfyNode):
             display_name="Training Options",
             category=CATEGORY,
             search_aliases=["lora options", "optimizer", "learning rate schedule", "yaml"],
-            description="Expert settings for Train LoRA. Everything a job knows can be written as "
-            "YAML, for example 'optimizer: {weight_decay: 0.02}'; unknown names are refused.",
+            description="Expert settings for Train SDXL LoRA. Everything a job knows can be "
+            "written as YAML, for example 'optimizer: {weight_decay: 0.02}'; unknown names are "
+            "refused.",
             inputs=[
-                widget("adapter.alpha", unset=0),
-                widget("adapter.targets"),
+                widget("adapter.alpha", unset=0, advanced=True),
+                widget("adapter.targets", advanced=True),
                 widget("batch.size"),
-                widget("batch.accumulation"),
+                widget("batch.accumulation", advanced=True),
                 widget("schedule.kind", unset=0),
-                widget("schedule.warmup", unset=-1),
-                widget("buckets.upscale"),
-                widget("memory.precision"),
-                widget("memory.gradient_checkpointing"),
-                widget("samples.negative"),
-                widget("samples.without_lora"),
+                widget("schedule.warmup", unset=-1, advanced=True),
+                widget("buckets.upscale", advanced=True),
+                widget("memory.precision", advanced=True),
+                widget("memory.gradient_checkpointing", advanced=True),
+                widget("samples.negative", advanced=True),
+                widget("samples.without_lora", advanced=True),
                 widget("saving.every_steps"),
-                widget("saving.precision"),
+                widget("saving.precision", advanced=True),
                 io.String.Input(
                     "yaml",
                     default="",
                     multiline=True,
                     optional=True,
+                    placeholder="further settings: optimizer: {weight_decay: 0.02}",
                     tooltip="Any further settings as YAML sections; they win over the widgets. "
                     "The help page lists them all.",
                 ),
                 card_widget("memory_card"),
-                widget("memory.base_weights"),
-                widget("memory.compile"),
+                widget("memory.base_weights", advanced=True),
+                widget("memory.compile", advanced=True),
             ],
             outputs=[options_output()],
         )

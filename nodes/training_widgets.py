@@ -24,6 +24,54 @@ CARDS = {f"{size} GB": size for size in CARDS_GB}
 # What a workflow may not decide: where files lie, and what has a node or a widget of its own.
 RESERVED = ("version", "name", "preset", "base", "dataset", "folders", "memory.device")
 
+# What a setting is called on a node where its field alone does not say it.
+NAMES = {
+    "adapter.block_ranks": "ranks of blocks",
+    "adapter.block_rates": "learning rates of blocks",
+    "adapter.factor": "LoKr factor",
+    "adapter.layers": "only these layers",
+    "augment.variants": "versions of a picture",
+    "batch.accumulation": "gradient accumulation",
+    "batch.size": "batch size",
+    "buckets.upscale": "enlarge small pictures",
+    "captions.dropout": "caption dropout",
+    "captions.keep_tags": "tags kept in front",
+    "captions.shuffle": "shuffle tags",
+    "captions.variants": "versions of a caption",
+    "embedding.init": "new word starts as",
+    "embedding.vectors": "vectors of a new word",
+    "masks.unmasked_chance": "steps without masks",
+    "masks.unmasked_weight": "weight outside masks",
+    "objective.input_perturbation": "input perturbation",
+    "objective.min_snr_gamma": "min-SNR gamma",
+    "objective.multires_discount": "multires noise discount",
+    "objective.multires_levels": "multires noise levels",
+    "objective.prediction": "prediction type",
+    "objective.timestep_kind": "timestep distribution",
+    "objective.timestep_max": "highest timestep",
+    "objective.timestep_min": "lowest timestep",
+    "objective.weighting": "loss weighting",
+    "objective.zero_terminal_snr": "zero terminal SNR",
+    "optimizer.ema_decay": "EMA decay",
+    "optimizer.kind": "optimizer",
+    "optimizer.max_grad_norm": "gradient clipping",
+    "prior.ratio": "regularisation ratio",
+    "prior.weight": "regularisation weight",
+    "samples.every_steps": "sample every (steps)",
+    "samples.negative": "negative prompt of samples",
+    "samples.without_lora": "samples without LoRA",
+    "saving.every_steps": "save every (steps)",
+    "saving.precision": "precision of the file",
+    "schedule.cycles": "schedule restarts",
+    "schedule.floor": "schedule floor",
+    "schedule.kind": "schedule",
+    "text_encoders.learning_rate_1": "text encoder 1 learning rate",
+    "text_encoders.learning_rate_2": "text encoder 2 learning rate",
+    "validation.every_steps": "validate every (steps)",
+    "validation.share": "validation share",
+    "validation.use_best": "use the best state",
+}
+
 
 def preset_widget() -> io.Input:
     """The starting points."""
@@ -40,6 +88,7 @@ def card_widget(id: str) -> io.Input:
     """How much memory a run is planned for."""
     return io.Combo.Input(
         id,
+        display_name="plan for a card of",
         options=[FREE, *CARDS],
         default=FREE,
         optional=True,
@@ -59,7 +108,8 @@ def widget(path: str, id: str = "", unset: float | None = None, **more: Any) -> 
     """
     about = setting(path)
     id = id or path.replace(".", "_")
-    common = {"optional": True, "tooltip": about.description, **more}
+    name = NAMES.get(path, path.rpartition(".")[2].replace("_", " "))
+    common = {"display_name": name, "optional": True, "tooltip": about.description, **more}
     if about.kind == "choice":
         options = ([AS_PRESET] if unset is not None else []) + list(about.choices)
         default = AS_PRESET if unset is not None else about.default
@@ -91,7 +141,7 @@ def options_input() -> io.Input:
 
 def options_output() -> io.Output:
     """What every node of options gives."""
-    return TrainingOptions.Output(display_name="options", tooltip="For Train LoRA.")
+    return TrainingOptions.Output(display_name="options", tooltip="For Train SDXL LoRA.")
 
 
 def from_widgets(given: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:

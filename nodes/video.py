@@ -50,7 +50,16 @@ class TroupeShot(io.ComfyNode):
             node_id="TroupeShot",
             display_name="Shot",
             category=CATEGORY,
-            search_aliases=["clip", "slide", "ken burns", "zoom", "pan", "scene"],
+            search_aliases=[
+                "clip",
+                "slide",
+                "ken burns",
+                "zoom",
+                "pan",
+                "scene",
+                "transition",
+                "load video",
+            ],
             description="One shot of a film: a still, a batch of frames or a video, how long it "
             "shows, how the camera moves over it, and how it follows the shot before.",
             inputs=[
@@ -139,7 +148,16 @@ class TroupeTimeline(io.ComfyNode):
             node_id="TroupeTimeline",
             display_name="Timeline",
             category=CATEGORY,
-            search_aliases=["film", "join videos", "concatenate", "crossfade", "slideshow", "edit"],
+            search_aliases=[
+                "film",
+                "join videos",
+                "video combine",
+                "concatenate",
+                "transition",
+                "crossfade",
+                "slideshow",
+                "edit",
+            ],
             description="Join shots into a film. Nothing is computed yet: the frames are made "
             "when the film is saved or looked at, one after another.",
             inputs=[
@@ -204,7 +222,7 @@ class TroupeSaveVideo(io.ComfyNode):
             node_id="TroupeSaveVideo",
             display_name="Save Film",
             category=CATEGORY,
-            search_aliases=["export video", "mp4", "h264", "encode", "save video"],
+            search_aliases=["export video", "video combine", "mp4", "h264", "encode", "save video"],
             description="Write a video to ComfyUI's output folder, with correct colour tags and "
             "the workflow inside (drop the file on the canvas to get it back). A file appears "
             "only when it is complete.",
@@ -291,7 +309,13 @@ class TroupeLoadFrames(io.ComfyNode):
             node_id="TroupeLoadFrames",
             display_name="Load Frames",
             category=CATEGORY,
-            search_aliases=["image sequence", "load folder", "png sequence", "frames to video"],
+            search_aliases=[
+                "image sequence",
+                "load folder",
+                "load video",
+                "png sequence",
+                "frames to video",
+            ],
             description="A folder of pictures as a video, in natural order (2 before 10). "
             "Pictures are read as the film plays; only one is in memory.",
             inputs=[

@@ -44,7 +44,8 @@ def _definition(schema: Any) -> dict[str, Any]:
 
 
 def _texts(item: Any) -> dict[str, str]:
-    texts = {"name": item.display_name or item.id, "tooltip": item.tooltip}
+    name = item.display_name or item.id.replace("_", " ")
+    texts = {"name": name, "tooltip": item.tooltip}
     return {key: text for key, text in texts.items() if text}
 
 

@@ -61,6 +61,7 @@ _HOME = {
     "TrainingJob": "job",
     "all_settings": "settings",
     "check_replaceable": "wholefile",
+    "forecast": "plan",
     "in_words": "wholefile",
     "load_job": "settings",
     "merge": "settings",

@@ -104,7 +104,7 @@ class Plan:
         memory = self.job.memory.model_copy(update=change)
         job = self.job.model_copy(update={"memory": memory})
         device = device or self.device
-        return _memory(job, self.checkpoint, self.placements, self.precision, device)
+        return _memory(job, self.checkpoint, _largest(self.placements), self.precision, device)
 
     def summary(self) -> dict[str, Any]:
         """What the `plan` event says."""
@@ -172,7 +172,7 @@ def make_plan(job: TrainingJob) -> Plan:
         tokenizer=tokenizer,
         **start_digest(job, checkpoint.unet_config),
     )
-    memory = _memory(job, checkpoint, placements, precision, device)
+    memory = _memory(job, checkpoint, _largest(placements), precision, device)
     runs = Path(job.folders.runs)
     return Plan(
         job=job,
@@ -193,6 +193,19 @@ def make_plan(job: TrainingJob) -> Plan:
         held_out=tuple(_place(held_out, job, resolution)),
         words=words,
     )
+
+
+def forecast(job: TrainingJob) -> tuple[int, torch.device, MemoryPlan]:
+    """(resolution, device, memory for square pictures) of a job whose pictures are not looked at.
+
+    Raises:
+        TrainingError: JobError or CheckpointError, see their docstrings.
+    """
+    device = _device(job.memory.device, find_team())
+    checkpoint = open_checkpoint(job.base.checkpoint)
+    side = job.buckets.resolution or checkpoint.native_resolution
+    precision = _precision(job.memory.precision, device)
+    return side, device, _memory(job, checkpoint, (side, side), precision, device)
 
 
 def _placements(dataset: Dataset, job: TrainingJob, resolution: int) -> list[Placement]:
@@ -274,10 +287,14 @@ def _precision(wanted: str, device: torch.device) -> str:
     return "bf16" if device.type == "xpu" else "fp32"
 
 
+def _largest(placements: Sequence[Placement]) -> tuple[int, int]:
+    return max((p.bucket_size for p in placements), key=lambda wh: wh[0] * wh[1])
+
+
 def _memory(
     job: TrainingJob,
     checkpoint: Checkpoint,
-    placements: list[Placement],
+    size: tuple[int, int],
     precision: str,
     device: torch.device,
 ) -> MemoryPlan:
@@ -289,7 +306,6 @@ def _memory(
     refused = refusal(job, find_team().size)
     if refused and job.memory.fused_backward == "on":
         raise JobError(f"Setting 'memory.fused_backward': on needs {refused}; or choose auto.")
-    size = max((p.bucket_size for p in placements), key=lambda wh: wh[0] * wh[1])
     shapes = checkpoint.part_shapes("unet")
     models = empty_models(checkpoint, job.reads_live)
     needs = needs_of(job, models, checkpoint.unet_config, shapes, size, precision, device)

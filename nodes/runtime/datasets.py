@@ -66,14 +66,13 @@ def progress_callback() -> Callable[[int, int], None]:
     return update
 
 
-def dataset_result(cls: type[io.ComfyNode], dataset: Dataset, resolution: int) -> io.NodeOutput:
+def dataset_result(dataset: Dataset, resolution: int) -> io.NodeOutput:
     """The outputs of a dataset node, with contact sheet and report shown on it."""
     placements = plan_buckets(dataset.items, resolution, setting("buckets.step").default)
     buckets = ", ".join(f"{w}x{h}: {n}" for (w, h), n in count_buckets(placements).items())
     lines = [dataset.report(), f"  buckets at {resolution} px: {buckets}"]
     report = "\n".join([*lines, *(f"  {line}" for line in losses(placements))])
     sheet = _as_image(contact_sheet(dataset, placements))
-    show_text(cls, report)
     shown = {**ui.PreviewImage(sheet).as_dict(), "text": [report]}
     return io.NodeOutput(dataset, sheet, report, ui=shown)
 
@@ -86,13 +85,3 @@ def contact_sheet_of(dataset: Dataset, resolution: int) -> torch.Tensor:
 
 def _as_image(sheet: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(sheet).to(torch.float32)[None] / 255.0
-
-
-def show_text(cls: type[io.ComfyNode], text: str) -> None:
-    """Write the report on the node, as core's Get Image Size does; nothing without a server."""
-    from server import PromptServer
-
-    node_id = getattr(cls.hidden, "unique_id", None) if cls.hidden else None
-    server = getattr(PromptServer, "instance", None)
-    if server is not None and node_id is not None:
-        server.send_progress_text(text, node_id)

@@ -69,7 +69,7 @@ SOCKETS: dict[str, tuple[Test, str]] = {
     ),
     "TROUPE_SHOT": (_is_ours("video", "Shot"), "connect Shot"),
     "IPADAPTER": (_is_a(Mapping), "connect Load IP-Adapter"),
-    "LORA_MODEL": (_is_tensors, "connect Train LoRA"),
+    "LORA_MODEL": (_is_tensors, "connect Train SDXL LoRA"),
     "IMAGE": (_is_a(torch.Tensor), "connect a node that gives pictures"),
     "MASK": (_is_mask, "connect a node that gives a mask of finite numbers"),
     "AUDIO": (_is_a(Mapping), "connect a node that gives sound"),

@@ -1,4 +1,4 @@
-"""The live panel of Train LoRA: what every training shows, sent as messages and kept for reloads.
+"""The live panel of a training: what it shows, sent as messages and kept for reloads.
 
 A message holds the present figures and the points of the curve since the message before it; the
 page asks for everything (`GET /troupe/training`) when it opens and whenever a message is missing.
@@ -13,12 +13,22 @@ from typing import Any
 
 import folder_paths
 
+from .progress import planned_memory
+
 MESSAGE = "troupe.training"
 POINTS = 600  # of a curve; beyond that every second one is dropped
 SAMPLES = 6  # newest ones that are shown
 KEPT = 40  # trainings that are remembered until ComfyUI ends
 SEND_SECONDS = 0.25  # between two messages: faster ones only load the line to the browser
 ACTIVE = ("preparing", "training", "sampling")
+PHASES = {
+    "latents": "Encoding pictures",
+    "text": "Encoding captions",
+    "model": "Loading the model",
+    "validation": "Measuring held-out pictures",
+    "sample": "Making sample pictures",
+    "export": "Writing the LoRA",
+}
 
 
 @dataclass
@@ -98,15 +108,21 @@ class Panel:
     def _on_plan(self, event: dict) -> None:
         self.plan = {k: v for k, v in event.items() if k not in ("event", "time", "run", "digest")}
         self.figures |= {"step": event["resumed_from"], "steps": event["steps"]}
+        buckets = ", ".join(f"{size}: {n}" for size, n in event["buckets"].items())
+        resumed = event["resumed_from"]
+        said = [f"{event['pictures']} pictures ({buckets})", planned_memory(event)]
+        said += [f"going on at step {resumed}"] if resumed else []
+        self.text = ", ".join(filter(None, said))
         self.send()
 
     def _on_phase(self, event: dict) -> None:
+        phase = PHASES.get(event["name"], event["name"])
         if event["name"] == "train":
             self.status, self.text = "training", ""
         elif event["name"] == "sample":
-            self.status, self.text = "sampling", f"Sample pictures {event['done']}/{event['total']}"
+            self.status, self.text = "sampling", f"{phase} {event['done']}/{event['total']}"
         elif self.status != "training":
-            self.text = f"{event['name']} {event['done']}/{event['total']}"
+            self.text = f"{phase} {event['done']}/{event['total']}"
         self.send(now=event["name"] == "train")
 
     def _on_step(self, event: dict) -> None:

@@ -1,21 +1,9 @@
-"""Training events as ComfyUI shows them: the bar, the text on the node, the preview picture."""
-
-import time
+"""Training events as ComfyUI itself shows them: the bar. The panel tells the rest."""
 
 import comfy.utils
 from PIL import Image
 
-PREVIEW_SIZE = 512
-TEXT_SECONDS = 0.5  # between two texts: faster ones only load the line to the browser
-
-PHASES = {
-    "latents": "Encoding pictures",
-    "text": "Encoding captions",
-    "model": "Loading the model",
-    "validation": "Measuring held-out pictures",
-    "sample": "Making sample pictures",
-    "export": "Writing the LoRA",
-}
+BARS = ("latents", "text", "train")  # phases that are long enough to move the bar
 
 
 class TrainingProgress:
@@ -25,62 +13,24 @@ class TrainingProgress:
         warnings: messages of all warnings so far.
     """
 
-    def __init__(self, node_id: str | None):
+    def __init__(self) -> None:
         self.warnings: list[str] = []
-        self._node_id = node_id
         self._bar = comfy.utils.ProgressBar(1)
-        self._step = (0, 1)
-        self._text_at = 0.0
 
     def __call__(self, event: dict) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler:
             handler(event)
 
-    def _on_plan(self, event: dict) -> None:
-        self._step = (event["resumed_from"], event["steps"])
-        buckets = ", ".join(f"{size}: {n}" for size, n in event["buckets"].items())
-        resumed = f", going on at step {event['resumed_from']}" if event["resumed_from"] else ""
-        memory = planned_memory(event)
-        about = f", {memory}" if memory else ""
-        self._show(f"{event['pictures']} pictures ({buckets}){about}{resumed}", now=True)
-
     def _on_phase(self, event: dict) -> None:
-        if event["name"] == "train":
-            self._bar.update_absolute(event["done"], event["total"])
-        elif event["name"] in PHASES:
-            done, total = event["done"], max(1, event["total"])
-            if event["name"] in ("latents", "text"):
-                self._bar.update_absolute(done, total)
-            self._show(f"{PHASES[event['name']]} {done}/{total}")
+        if event["name"] in BARS:
+            self._bar.update_absolute(event["done"], max(1, event["total"]))
 
     def _on_step(self, event: dict) -> None:
-        self._step = (event["step"], event["steps"])
-        self._bar.update_absolute(*self._step)
-        left = (event["steps"] - event["step"]) * event["seconds"]
-        loss = event["average"]
-        self._show(
-            f"Step {event['step']}/{event['steps']}  loss {loss if loss is None else f'{loss:.4f}'}"
-            f"  {event['seconds']:.2f} s/step  {_duration(left)} left",
-            now=event["step"] == event["steps"],
-        )
-
-    def _on_sample(self, event: dict) -> None:
-        picture = sample_picture(event["path"], event["base"])
-        self._bar.update_absolute(*self._step, preview=("JPEG", picture, PREVIEW_SIZE))
+        self._bar.update_absolute(event["step"], event["steps"])
 
     def _on_warning(self, event: dict) -> None:
         self.warnings.append(event["message"])
-
-    def _show(self, text: str, now: bool = False) -> None:
-        from server import PromptServer
-
-        if not now and time.monotonic() - self._text_at < TEXT_SECONDS:
-            return
-        self._text_at = time.monotonic()
-        server = getattr(PromptServer, "instance", None)
-        if server is not None and self._node_id is not None:
-            server.send_progress_text(text, self._node_id)
 
 
 def planned_memory(plan: dict) -> str:
@@ -91,7 +41,8 @@ def planned_memory(plan: dict) -> str:
     twice = f", {memory['computed_twice']} parts computed twice" if memory["computed_twice"] else ""
     streamed = memory.get("streamed")
     away = f", {streamed} parts streamed from main memory" if streamed else ""
-    return f"about {memory['total_mb'] / 1024:.1f} GB of memory planned{twice}{away}"
+    gigabytes = max(0.1, memory["total_mb"] / 1024)
+    return f"about {gigabytes:.1f} GB of memory planned{twice}{away}"
 
 
 def sample_picture(path: str, base: str | None) -> Image.Image:
@@ -105,7 +56,8 @@ def sample_picture(path: str, base: str | None) -> Image.Image:
     return sheet
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "2 h 5 min", "3 min 20 s", "12 s"."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -25,7 +25,7 @@ def watch_training(job: dict, logs: Path, hidden: Any) -> tuple[dict, list[str]]
         InterruptProcessingException: the user stopped or paused it; the state is saved.
     """
     panel = PANELS.open(_panel(job["name"], hidden))
-    progress = TrainingProgress(hidden.unique_id)
+    progress = TrainingProgress()
 
     def on_event(event: dict) -> None:
         panel.on_event(event)
@@ -37,7 +37,7 @@ def watch_training(job: dict, logs: Path, hidden: Any) -> tuple[dict, list[str]]
         keep_prompt(panel)
         raise comfy.model_management.InterruptProcessingException from None
     except comfy.model_management.InterruptProcessingException:
-        panel.end("stopped", "Stopped; queue again to go on")
+        panel.end("stopped", "Run again to go on from here")
         raise
     except BaseException as error:
         panel.end("failed", str(error))

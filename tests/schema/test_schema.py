@@ -100,3 +100,16 @@ def test_widget_defaults_agree_with_execute(pack):
             if item.optional and shown is not None and item.id in parameters:
                 taken = parameters[item.id].default
                 assert taken == shown, f"{schema.node_id}.{item.id}: {shown!r}, execute {taken!r}"
+
+
+def test_words_that_people_type_find_a_node(pack):
+    schemas = [node.GET_SCHEMA() for node in pack.nodes.NODES]
+    words = "video combine, transition, load video, face, style, bucket, concept, train lora"
+    for word in words.split(", "):
+        assert any(word in schema.search_aliases for schema in schemas), word
+
+
+def test_names_of_widgets_are_words(pack):
+    for node_id, texts in node_definitions(pack).items():
+        for name, about in texts["inputs"].items():
+            assert "_" not in about["name"], f"{node_id}.{name}"

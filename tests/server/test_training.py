@@ -118,17 +118,17 @@ def trained(server, graph) -> tuple[dict, list]:
         return server.client.wait(prompt_id), events.seen()
 
 
-def test_progress_text_and_previews_arrive_while_it_trains(trained):
+def test_progress_and_samples_arrive_while_it_trains(trained):
     _, events = trained
     progress = [e.data for e in events if e.type == "progress" and e.data["node"] == "train"]
     assert {"value": 10, "max": 10}.items() <= progress[-1].items()
     values = [p["value"] for p in progress if p["max"] == 10]  # ComfyUI sends at most ten a second
     assert values == sorted(values) and values[0] < 10
-    binary = [e.data for e in events if e.type == "binary"]
-    texts = [b for b in binary if int.from_bytes(b[:4], "big") == 3]
-    assert any(b"Step 10/10  loss 0." in t and b"s/step" in t for t in texts)
-    previews = [b for b in binary if int.from_bytes(b[:4], "big") in (1, 4)]
-    assert len(previews) >= 4  # two prompts, twice
+    told = [e.data for e in events if e.type == "troupe.training"]
+    assert {"preparing", "training", "sampling", "done"} <= {t["status"] for t in told}
+    assert any(" pictures (" in t["text"] for t in told)
+    assert told[-1]["figures"]["step"] == 10 and told[-1]["figures"]["average"] > 0
+    assert [s["step"] for s in told[-1]["samples"]] == [10, 10, 5, 5]  # two prompts, twice
 
 
 def test_outputs_are_what_core_s_nodes_take(server, trained):

@@ -46,9 +46,9 @@ def pictures(server, shown: dict) -> list[np.ndarray]:
 def test_train_lora(ready):
     before = len(ready.log_text())
     _, outputs = run(ready, "train_lora")
-    (file,) = outputs["Train LoRA"]["files"]
+    (file,) = outputs["Train SDXL LoRA"]["files"]
     assert (ready.output_dir / "loras" / "troupe" / file["filename"]).is_file()
-    assert f"{STEPS} steps" in outputs["Train LoRA"]["text"][0]
+    assert f"{STEPS} steps" in outputs["Train SDXL LoRA"]["text"][0]
     (picture,) = pictures(ready, outputs["Picture with the LoRA"])
     assert picture.std() > 1
     assert "lora key not loaded" not in ready.log_text()[before:]

@@ -1,40 +1,37 @@
-// The live panel of Train LoRA: loss curve, learning rate, speed, memory, time left, samples.
+// The part of Train SDXL LoRA's surface that shows a training: curve, figures, samples, pause.
 //
-// A DOM widget, so it works in both renderers of the front end. It only shows what the server says
-// (nodes/runtime/panel.py); without this file training is the same. Messages may be lost and pages
+// It only shows what the server says (nodes/runtime/panel.py). Messages may be lost and pages
 // reloaded: every message has a number, and after a gap the page asks for everything again.
-import { app } from "../../../scripts/app.js";
 import { api } from "../../../scripts/api.js";
-import { STYLE, curveMarkup, duration, figure } from "./training_view.mjs";
+import { curveMarkup, duration, figure } from "./curve.mjs";
+import { forgetFacts } from "./facts.mjs";
+import { nodeOf, workflowId } from "./graph.mjs";
+import { add, addButton } from "./surface.mjs";
 
-const NODE = "TroupeTrainLora";
 const ROUTE = "/troupe/training";
 const ACTIVE = ["preparing", "training", "sampling"];
-const IDLE_HEIGHT = 44;
-const FULL_HEIGHT = 330;
 const SILENCE_MS = 4000; // without a message of a running training before we ask
 
 const states = new Map(); // "workflow/node" -> what the server last said
-const panels = new Set();
 let asking = null;
 let heardAt = 0;
+let changed = () => {};
 
-const root = () => app.rootGraph ?? app.graph;
 const keyOf = (state) => `${state.workflow}/${state.node}`;
 
-/** The node an execution id such as "5" or, inside subgraphs, "3:5" stands for. */
-function nodeOf(executionId) {
-  const path = String(executionId).split(":");
-  let graph = root();
-  for (const id of path.slice(0, -1)) graph = graph?.getNodeById(Number(id))?.subgraph;
-  return graph?.getNodeById(Number(path.at(-1)));
+/** Follow all trainings, and call `listener` whenever there is something new. */
+export function watchTrainings(listener) {
+  changed = listener;
+  api.addEventListener("troupe.training", onMessage);
+  api.addEventListener("reconnected", askForAll);
+  setInterval(askInSilence, SILENCE_MS);
+  return askForAll();
 }
 
 function stateOf(node) {
-  const workflow = root()?.id;
   let found = null;
   for (const state of states.values()) {
-    if (state.workflow === workflow && nodeOf(state.node) === node) found = state;
+    if (state.workflow === workflowId() && nodeOf(state.node) === node) found = state;
   }
   return found;
 }
@@ -58,7 +55,7 @@ async function fetchAll() {
     const known = states.get(keyOf(state));
     if (known?.run !== state.run || known.number <= state.number) states.set(keyOf(state), state);
   }
-  showAll();
+  changed();
   return all.some((state) => states.get(keyOf(state)).gap);
 }
 
@@ -74,7 +71,7 @@ function onMessage({ detail }) {
   const curve = [...known.curve, ...points.filter(([step]) => step > last)];
   states.set(keyOf(state), { ...state, curve, gap });
   if (gap || curve.length > 1200) askForAll();
-  showAll();
+  changed();
 }
 
 /** The last message may be the lost one, so silence is not believed for long. */
@@ -83,74 +80,61 @@ function askInSilence() {
   if (running && Date.now() - heardAt > SILENCE_MS) askForAll();
 }
 
-function showAll() {
-  for (const panel of panels) panel.show();
-}
-
+/** Pause or go on; why that cannot be, "" if it can. */
 async function press(run, action, then) {
   const body = JSON.stringify({ run, then });
   const headers = { "Content-Type": "application/json" };
   try {
-    await api.fetchApi(`${ROUTE}/${action}`, { method: "POST", headers, body });
+    const response = await api.fetchApi(`${ROUTE}/${action}`, { method: "POST", headers, body });
+    return (await response.json()).error ?? "";
+  } catch {
+    return "The server does not answer.";
   } finally {
     askForAll();
   }
 }
 
-/** A child of `parent` with a class and a text. */
-function add(parent, tag, name, text = "") {
-  const element = document.createElement(tag);
-  element.className = name;
-  element.textContent = text;
-  parent.append(element);
-  return element;
-}
-
-class Panel {
+export class TrainingPart {
   constructor(node) {
     this.node = node;
-    this.run = null;
-    this.element = document.createElement("div");
-    this.element.className = "troupe-training";
-    this.head = add(this.element, "div", "head");
-    this.status = add(this.head, "span", "status");
-    this.button = this.makeButton("Pause", () => press(this.run, "pause", "hold"));
-    this.later = this.makeButton("Let others first", () => press(this.run, "pause", "yield"));
-    this.resume = this.makeButton("Go on", () => press(this.run, "resume"));
-    const bar = add(this.element, "div", "bar");
-    this.done = add(bar, "div", "done");
-    this.chart = add(this.element, "div", "chart");
-    this.figures = add(this.element, "div", "figures");
-    this.samples = add(this.element, "div", "samples");
-    this.warnings = add(this.element, "div", "warnings");
-    this.widget = node.addDOMWidget("training_panel", "troupe_training", this.element, {
-      serialize: false,
-      hideOnZoom: false,
-      getValue: () => "",
-      setValue: () => {},
-      getMinHeight: () => (this.run ? FULL_HEIGHT : IDLE_HEIGHT),
-    });
-    this.widget.serialize = false; // neither in the workflow file nor in the prompt
-    this.show();
+    this.state = null;
+    this.refused = ""; // why the last button did nothing
+    node.hideOutputImages = true; // the samples are shown here, not once more below
+    node.onDrawBackground = () => {}; // where the canvas draws them
   }
 
-  makeButton(text, action) {
-    const button = add(this.head, "button", "troupe-button", text);
-    button.addEventListener("click", (event) => {
-      event.stopPropagation();
-      action();
-    });
-    return button;
+  build({ element }) {
+    element.classList.add("troupe-training");
+    this.element = element;
+    this.head = add(element, "div", "head");
+    this.status = add(this.head, "span", "status");
+    this.button = addButton(this.head, "Pause", () => this.press("pause", "hold"));
+    this.later = addButton(this.head, "Let others first", () => this.press("pause", "yield"));
+    this.resume = addButton(this.head, "Go on", () => this.press("resume"));
+    const bar = add(element, "div", "bar");
+    this.done = add(bar, "div", "done");
+    this.chart = add(element, "div", "chart");
+    this.chart.dataset.least = 96;
+    this.figures = add(element, "div", "figures");
+    this.samples = add(element, "div", "samples");
+    this.said = add(element, "div", "warnings text");
   }
+
+  async press(action, then) {
+    this.refused = await press(this.state.run, action, then);
+    changed();
+  }
+
+  wanted = () => true;
+  tall = () => Boolean(this.state);
+  quiet = () => ACTIVE.includes(this.state?.status);
 
   show() {
-    const state = stateOf(this.node);
-    const grows = Boolean(state) !== Boolean(this.run);
-    this.run = state?.run ?? null;
+    const before = this.state?.status;
+    const state = (this.state = stateOf(this.node));
+    if (ACTIVE.includes(before) && !ACTIVE.includes(state?.status)) forgetFacts(); // its pace is known
     this.element.dataset.status = state?.status ?? "idle";
     this.element.dataset.step = state?.figures.step ?? "";
-    this.element.dataset.node = this.node.id;
-    if (grows) this.resize();
     const running = ACTIVE.includes(state?.status);
     this.button.hidden = this.later.hidden = !running;
     this.resume.hidden = state?.status !== "paused";
@@ -160,13 +144,16 @@ class Panel {
     }
     const { step = 0, steps = 0 } = state.figures;
     const word = state.status[0].toUpperCase() + state.status.slice(1);
-    const head = [word, steps ? `step ${step} / ${steps}` : ""];
-    this.status.textContent = [...head, state.text].filter(Boolean).join(" \u00b7 ");
+    const failed = state.status === "failed"; // what went wrong stands below, as on every node
+    const head = [word, steps ? `step ${step} / ${steps}` : "", failed ? "" : state.text];
+    this.status.textContent = head.filter(Boolean).join(" \u00b7 ");
     this.done.style.width = `${steps ? (100 * step) / steps : 0}%`;
     this.chart.innerHTML = curveMarkup(state.curve, state.validation, steps); // numbers only
+    this.chart.hidden = !this.chart.innerHTML;
     this.showFigures(state);
     this.showSamples(state.samples);
-    this.warnings.textContent = state.warnings.join("\n");
+    const warnings = running ? state.warnings : []; // then the report has them
+    this.said.textContent = [...warnings, this.refused].filter(Boolean).join("\n");
   }
 
   showFigures({ figures, status, plan }) {
@@ -199,48 +186,18 @@ class Panel {
     this.samples.dataset.shown = wanted;
     this.samples.replaceChildren();
     for (const sample of samples) {
-      const pair = add(this.samples, "figure", "");
+      const pair = add(this.samples, "figure");
       for (const part of ["base", "picture"]) {
         if (!sample[part]) continue;
         const link = add(pair, "a", part);
         link.href = api.apiURL(`/view?${new URLSearchParams(sample[part])}`);
         link.target = "_blank";
         link.title = `${part === "base" ? "without" : "with"} the LoRA: ${sample.prompt}`;
-        add(link, "img", "").src = link.href;
+        const picture = add(link, "img");
+        picture.src = link.href;
+        picture.alt = link.title;
       }
       add(pair, "figcaption", "", `step ${sample.step}`);
     }
   }
-
-  resize() {
-    const [width, height] = this.node.size;
-    const least = this.node.computeSize?.() ?? this.node.size;
-    this.node.setSize?.([width, Math.max(height, least[1])]);
-    this.node.setDirtyCanvas?.(true, true);
-  }
 }
-
-function attach(node) {
-  const panel = new Panel(node);
-  panels.add(panel);
-  const removed = node.onRemoved;
-  node.onRemoved = function (...rest) {
-    panels.delete(panel);
-    return removed?.apply(this, rest);
-  };
-}
-
-app.registerExtension({
-  name: "Troupe.TrainingPanel",
-  setup() {
-    add(document.head, "style", "", STYLE);
-    api.addEventListener("troupe.training", onMessage);
-    api.addEventListener("reconnected", askForAll);
-    setInterval(askInSilence, SILENCE_MS);
-    return askForAll();
-  },
-  nodeCreated(node) {
-    if (node.comfyClass === NODE) attach(node);
-  },
-  afterConfigureGraph: showAll, // ids and the workflow's id are known only now
-});

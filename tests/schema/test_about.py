@@ -1,7 +1,7 @@
 """What nodes tell before they run: as the run would have it, and whatever a page sends."""
 
 import json
-import sys
+from importlib import import_module
 
 import pytest
 from safetensors.torch import save_file
@@ -11,8 +11,8 @@ SENTENCE = "must not contain '..'"
 
 @pytest.fixture
 def ask(pack, sandbox):
-    asked = sys.modules[f"{pack.__name__}.nodes.runtime.asked"]
-    tellers = sys.modules[f"{pack.__name__}.nodes.about"].TELLERS
+    asked = import_module(".nodes.runtime.asked", pack.__name__)
+    tellers = import_module(".nodes.about", pack.__name__).TELLERS
 
     def ask(kind: str, inputs: dict, others: dict | None = None, deep: bool = False) -> dict:
         nodes = {**(others or {}), "it": {"class_type": kind, "inputs": inputs}}
@@ -24,7 +24,7 @@ def ask(pack, sandbox):
 
 
 def test_every_preset_resolves_to_what_is_trained(pack, ask):
-    training = sys.modules[f"{pack.__name__}.training"]
+    training = import_module(".training", pack.__name__)
     for name in training.PRESETS:
         base = {"base": {"checkpoint": "-"}, "dataset": {"folder": "-"}}
         job = training.parse_job(base, name)
@@ -114,7 +114,7 @@ def test_a_seed_is_never_rolled_where_a_run_is_dear(pack):
 
 
 def test_errors_are_called_by_short_names(pack):
-    errors = sys.modules[f"{pack.__name__}.nodes.runtime.errors"]
+    errors = import_module(".nodes.runtime.errors", pack.__name__)
     errors.name_errors()
     for root in errors.ROOTS:
         assert root.__module__ == "troupe"

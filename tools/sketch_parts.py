@@ -180,8 +180,8 @@ def train(
     sketch.node(
         "train", "TroupeTrainLora", box=(420, 0), models=models, preset="character", steps=steps,
         rank=rank, resolution=0, seed=7, control_after_generate="fixed",
-        filename_prefix=f"troupe/{name}", sample_prompts=sample, title="Train SDXL LoRA", inputs=given,
-        **widgets,
+        filename_prefix=f"troupe/{name}", sample_prompts=sample, title="Train SDXL LoRA",
+        inputs=given, **widgets,
     )  # fmt: skip
 
 

@@ -97,7 +97,8 @@ class TroupeTrainLora(io.ComfyNode):
         cls, checkpoint: str | None = None, filename_prefix: str | None = None
     ) -> bool | str:
         try:
-            if checkpoint is not None:  # None: linked, known only when it runs
+            # None: linked, known only when it runs; the miniature's file is made only then, too
+            if checkpoint not in (None, miniature.NAME):
                 _checkpoint_path(checkpoint)
         except (PathError, JobError) as error:
             return str(error)

@@ -179,7 +179,7 @@ def train(
         widgets = {"checkpoint": "troupe_miniature"}
     sketch.node(
         "train", "TroupeTrainLora", box=(420, 0), models=models, preset="character", steps=steps,
-        rank=rank, resolution=0, seed=7, control_after_generate="fixed",
+        rank=rank, resolution=0, seed=7, fixed="fixed",  # the front end's name for its control
         filename_prefix=f"troupe/{name}", sample_prompts=sample, title="Train SDXL LoRA",
         inputs=given, **widgets,
     )  # fmt: skip

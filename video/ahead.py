@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextvars import copy_context
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
@@ -44,7 +45,8 @@ def ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
         finally:
             put((_END, error))
 
-    thread = threading.Thread(target=work, name="troupe-frames", daemon=True)
+    run = copy_context().run  # who listens here also hears what is said there
+    thread = threading.Thread(target=run, args=(work,), name="troupe-frames", daemon=True)
     thread.start()
     try:
         while True:

@@ -24,6 +24,8 @@ from .timeline import Moment
 if TYPE_CHECKING:
     import torch
 
+    from .scan import Scan
+
 STILL_SECONDS = Fraction(3)  # how long a single picture shows when nobody says
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 STRIP_ROWS = 64  # float rows converted at a time: they stay in the processor's cache
@@ -178,7 +180,7 @@ class PictureFiles:
 def natural_key(name: str) -> list[tuple[int, int | str]]:
     """Sort key that puts frame2 before frame10."""
     parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts if part]
 
 
 def pictures_in_folder(folder: str | os.PathLike) -> PictureFiles:
@@ -260,8 +262,10 @@ class VideoFile:
     duration: Fraction  # seconds
     width: int
     height: int
-    rate: Fraction | None  # average frames per second
+    rate: Fraction | None  # frames per second at which none is lost
     has_sound: bool
+    origin: Fraction  # where the film of the file begins, in seconds of the file's own clock
+    scan: Scan
 
     def size(self) -> tuple[int, int]:
         return self.width, self.height
@@ -272,4 +276,4 @@ class VideoFile:
     def open(self) -> Reader:
         from .decode import VideoReader
 
-        return VideoReader(self.file, self.start, self.duration)
+        return VideoReader(self)

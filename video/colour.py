@@ -15,6 +15,8 @@ import numpy as np
 # level or more, at each generation. Bilinear where the size stays, Lanczos where it changes.
 EXACT = 0x40000 | 0x2000
 BILINEAR, LANCZOS = 0x2 | EXACT, 0x200 | 0x4000 | EXACT
+BICUBIC = 0x4 | EXACT  # bilinear with accurate rounding gives wrong colours in 16 bit
+DEEP_WHITE = 255 / 256  # what libswscale makes of full scale in 16 bit
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 LIMITED_RANGE = 1
 # AVCOL_SPC_* -> the matrix libswscale knows. What is not tagged is read as BT.601, as FFmpeg and
@@ -73,6 +75,7 @@ class Converter:
     def _rgb(self, frame, pixels: str, width: int, height: int):
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
         same = (frame.width, frame.height) == (width, height)
+        smooth = BICUBIC if pixels == "rgb48le" else BILINEAR
         return self._reformatter.reformat(
             frame,
             width=width,
@@ -83,7 +86,7 @@ class Converter:
             dst_colorspace=UNTAGGED_MATRIX,
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
-            interpolation=BILINEAR if same else LANCZOS,
+            interpolation=smooth if same else LANCZOS,
         )
 
 
@@ -130,7 +133,7 @@ def tone_table(transfer: int) -> np.ndarray:
     pixel decides how far all three are lowered, so hues stay; the shoulder is that of Reinhard et
     al. 2002 (eq. 4), begun at the knee.
     """
-    axis = np.linspace(0, 1, LUT_SIZE)
+    axis = np.clip(np.linspace(0, 1, LUT_SIZE) / DEEP_WHITE, 0, 1)
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     signal = np.stack((red, green, blue), -1).reshape(-1, 3)
     light, most = (_pq_light(signal), 1 / PQ_WHITE)

@@ -113,14 +113,19 @@ def _origin(container, stream, found: Scan, tick: Fraction, rate: Fraction | Non
 
 
 def _whole_seconds(container, stream, found: Scan, tick, rate, origin) -> Fraction | None:
+    header = None
+    if stream.duration:
+        header = (stream.duration + (stream.start_time or 0)) * tick - origin
     if found.whole:
         frame = 1 / rate if rate else tick
-        shown = (found.times[-1] * tick - origin) + frame
+        last = found.times[-1] * tick - origin
+        shown = (nearest(last * rate) / rate if rate else last) + frame
+        # Containers round the end, and some do not know how long the last frame stays.
         stop = found.stop * tick - origin
-        # Containers round the last frame's end; a film of whole frames is meant.
-        return shown if abs(stop - shown) < frame * 3 / 4 else max(stop, shown)
-    if stream.duration:
-        return stream.duration * tick + (stream.start_time or 0) * tick - origin
+        stop = stop if header is None else min(stop, header)
+        return stop if stop - shown > frame * 3 / 4 else shown
+    if header is not None:
+        return header
     if stream.frames and rate:
         return stream.frames / rate
     end = end_of_header(container)

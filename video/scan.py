@@ -82,17 +82,17 @@ def nominal_rate(found: Scan, tick: Fraction, average: Fraction | None, base: Fr
     if not found.whole:
         return average or base
     times = (np.array(found.times, np.int64) - found.times[0]) * float(tick)
-    for rate, slack in ((average, JITTER), (base, 0.5)):
-        if rate and rate <= MAX_NOMINAL and _lost(times, rate, slack) == 0:
-            return rate
-    lowest = min(average or base or Fraction(24), MAX_NOMINAL)
-    usual = [Fraction(n * k, 1001) for n in USUAL for k in (1000, 1001)]
-    candidates = sorted(rate for rate in usual if rate >= lowest)
+    span = float(times[-1])
+    lowest = (len(times) - 1) / span if span else float(average or base or 24)
+    usual = sorted(Fraction(n * k, 1001) for n in USUAL for k in (1000, 1001))
+    usual = [rate for rate in usual if rate > 0.99 * lowest] or [Fraction(MAX_NOMINAL)]
+    said = [rate for rate in (average, base) if rate and rate <= MAX_NOMINAL]
     for slack in (JITTER, 0.5):
-        for rate in candidates:
+        for rate in (*said, *usual):
             if _lost(times, rate, slack) == 0:
                 return rate
-    return min(candidates, key=lambda rate: (_lost(times, rate, 0.5), rate))
+        said = said[1:]  # an average that does not fit fits no better with more slack
+    return min(usual, key=lambda rate: (_lost(times, rate, 0.5), rate))
 
 
 def _lost(times: np.ndarray, rate: Fraction, slack: float) -> int:

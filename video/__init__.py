@@ -2,8 +2,9 @@
 
 The way of a film, in order:
 
-1. `sources` (and `decode`): stills, batches, folders and video files as uint8 pictures, read
-   lazily; `sound`: tracks in memory, in files, and their mix.
+1. `sources`: stills, batches, folders and video files as uint8 pictures, read lazily. A video file
+   is looked at by `scan` (when its frames show), read by `decode`, its frames turned into pictures
+   by `colour`. `sound`: tracks in memory, in files (`file_sound`) and their mix (`limiter`).
 2. `timeline`: `Shot`, `Transition` and `Timeline` are frozen data with exact rational times;
    `assemble` checks them and fills in defaults. `rational` turns 23.976 into 24000/1001.
 3. `render`: frame i of a film on demand: `framing` (fit, `camera`) makes one frame of one shot,
@@ -11,7 +12,8 @@ The way of a film, in order:
 4. `encode`: frames and sound into a file by one of the `presets`; `wholefile`
    shows it when complete, `files` says what a disk refuses.
 
-Nothing here knows ComfyUI; `nodes/runtime/lazy_video.py` makes a film a core VIDEO.
+What the user should know (`notes`) is said on the way. Nothing here knows ComfyUI;
+`nodes/runtime/lazy_video.py` makes a film a core VIDEO.
 """
 
 from .assemble import assemble, make_transition
@@ -20,12 +22,14 @@ from .decode import open_video
 from .easing import EASINGS
 from .encode import REWRITABLE, encode, rewrite
 from .errors import VideoError
+from .file_sound import sound_of_file
 from .files import whole_file
 from .framing import FITS
+from .notes import listening, say
 from .presets import PRESETS, Preset, preset_named, with_quality
 from .rational import exact_rate, nearest, seconds
 from .render import FilmSource, Renderer
-from .sound import Samples, mix, sample_count, sound_format, sound_of_file, sound_of_film
+from .sound import Samples, mix, sample_count, sound_format, sound_of_film
 from .sources import (
     Pictures,
     TensorPictures,
@@ -63,6 +67,7 @@ __all__ = [
     "camera_move",
     "encode",
     "exact_rate",
+    "listening",
     "make_transition",
     "mix",
     "nearest",
@@ -72,6 +77,7 @@ __all__ = [
     "preset_named",
     "rewrite",
     "sample_count",
+    "say",
     "seconds",
     "sound_format",
     "sound_of_file",

@@ -1,12 +1,14 @@
 """The sound of a film: the film's own track and the sound of its shots, mixed block by block.
 
 Positions are computed from frame boundaries, so sound and pictures share one clock however long the
-film is. Samples are float32 (channels, count) in [-1, 1].
+film is. Samples are float32 (channels, count) in [-1, 1]. Every sound is brought to the highest
+rate among them by FFmpeg's resampler; where the sum is louder than full scale, `limiter` lowers it.
+A sound that a cut breaks off fades there for a moment too short to hear, instead of clicking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -14,12 +16,15 @@ from typing import Protocol
 import numpy as np
 
 from .errors import VideoError
+from .limiter import limited
+from .notes import say
 from .rational import nearest
-from .timeline import Timeline
+from .timeline import Shot, Span, Timeline
 
 BLOCK = 4096  # samples mixed at a time
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
 RATE_RANGE = (4_000, 384_000)
+CUT_FADE = Fraction(5, 1000)  # seconds
 
 
 class Sound(Protocol):
@@ -28,6 +33,13 @@ class Sound(Protocol):
 
     def blocks(self, start: Fraction, rate: int, channels: int) -> Iterator[np.ndarray]:
         """Samples from `start` seconds on, converted, in blocks of any length."""
+        ...
+
+    def broken(self, start: Fraction, stop: Fraction) -> tuple[bool, Fraction | None]:
+        """Whether there is sound before second `start`, and when it is broken off up to `stop`.
+
+        The latter is None where the sound comes to its own end before that.
+        """
         ...
 
 
@@ -44,6 +56,10 @@ class Samples:
             raise VideoError(f"Sound must be (1, 2 or 6 channels, samples), got {shape}.")
         if not RATE_RANGE[0] <= self.rate <= RATE_RANGE[1]:
             raise VideoError(f"A sample rate of {self.rate} is out of range {RATE_RANGE}.")
+        if not np.isfinite(self.samples).all():
+            say("The sound has samples that are not numbers (NaN or infinity): they are silent.")
+            finite = np.where(np.isfinite(self.samples), self.samples, np.float32(0))
+            object.__setattr__(self, "samples", finite)
 
     @property
     def channels(self) -> int:
@@ -57,45 +73,10 @@ class Samples:
         if (rate, channels) == (self.rate, self.channels):
             yield from pieces
             return
-        yield from _converted((_frame(piece, self.rate) for piece in pieces), rate, channels)
+        yield from converted((_frame(piece, self.rate) for piece in pieces), rate, channels)
 
-
-@dataclass(frozen=True, eq=False)
-class FileSound:
-    """The sound of a media file, decoded as it plays."""
-
-    file: str | bytes
-    start: Fraction  # seconds into the file
-    duration: Fraction
-    rate: int
-    channels: int
-
-    def blocks(self, start: Fraction, rate: int, channels: int) -> Iterator[np.ndarray]:
-        from .decode import open_input
-
-        begin = self.start + start
-        left = nearest((self.duration - start) * rate)
-        with open_input(self.file) as container:
-            stream = _audio_stream(container)
-            tick = Fraction(stream.time_base.numerator, stream.time_base.denominator)
-            origin = (stream.start_time or 0) * tick
-            if begin > 1:  # a little early: decoders need a run-up
-                container.seek(int((begin + origin - Fraction(1, 4)) / tick), stream=stream)
-            skip: int | None = None
-            for block, time in _timed(container, stream, rate, channels):
-                if skip is None:
-                    skip = nearest((begin - (time - origin)) * rate)
-                    if skip < 0:  # the file's sound begins later than its pictures
-                        silence = np.zeros((channels, min(-skip, left)), np.float32)
-                        yield silence
-                        left, skip = left - silence.shape[1], 0
-                kept = block[:, skip:][:, :left]
-                skip = max(0, skip - block.shape[1])
-                if kept.shape[1]:
-                    yield kept
-                    left -= kept.shape[1]
-                if left <= 0:
-                    return
+    def broken(self, start: Fraction, stop: Fraction) -> tuple[bool, Fraction | None]:
+        return start > 0, stop if stop * self.rate < self.samples.shape[1] else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,43 +95,13 @@ class FilmSound:
             yield block[:, skip:]
             skip = max(0, skip - block.shape[1])
 
-
-def sound_of_file(file: str | bytes, start: Fraction, duration: Fraction) -> FileSound | None:
-    """The sound of a media file, or None where it has none that can be decoded."""
-    from .decode import open_input
-
-    with open_input(file) as container:
-        stream = _audio_stream(container)
-        if stream is None or not stream.rate:
-            return None
-        channels = stream.codec_context.layout.nb_channels
-        known = channels if channels in LAYOUTS else 2
-        return FileSound(file, start, duration, stream.rate, known)
+    def broken(self, start: Fraction, stop: Fraction) -> tuple[bool, Fraction | None]:
+        return start > 0 or self.film.first > 0, min(stop, self.film.seconds)
 
 
 def sound_of_film(film: Timeline) -> FilmSound | None:
     shape = sound_format(film)
     return FilmSound(film, *shape) if shape else None
-
-
-def _audio_stream(container):
-    return next((s for s in container.streams.audio if s.codec_context is not None), None)
-
-
-def _timed(container, stream, rate: int, channels: int) -> Iterator[tuple[np.ndarray, Fraction]]:
-    """Converted blocks with the time of their first decoded frame (later times just follow)."""
-    first: Fraction | None = None
-
-    def frames():
-        nonlocal first
-        for frame in container.decode(stream):
-            if first is None:
-                base = frame.time_base or stream.time_base
-                first = (frame.pts or 0) * Fraction(base.numerator, base.denominator)
-            yield frame
-
-    for block in _converted(frames(), rate, channels):
-        yield block, first
 
 
 def _frame(samples: np.ndarray, rate: int):
@@ -162,17 +113,17 @@ def _frame(samples: np.ndarray, rate: int):
     return frame
 
 
-def _converted(frames: Iterable, rate: int, channels: int) -> Iterator[np.ndarray]:
+def converted(frames: Iterable, rate: int, channels: int) -> Iterator[np.ndarray]:
     """PyAV audio frames as float32 blocks of the wanted rate and channels."""
     import av
 
     resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[channels], rate=rate)
     for frame in frames:
         frame.pts = None
-        for converted in resampler.resample(frame):
-            yield converted.to_ndarray()
-    for converted in resampler.resample(None):
-        yield converted.to_ndarray()
+        for piece in resampler.resample(frame):
+            yield piece.to_ndarray()
+    for piece in resampler.resample(None):
+        yield piece.to_ndarray()
 
 
 # --- mixing ---------------------------------------------------------------------------------------
@@ -189,7 +140,7 @@ class _Track:
     fade_in: tuple[int, int] = (0, 0)  # film samples [from, to); to <= from is no fade
     fade_out: tuple[int, int] = (0, 0)
     volume: float = 1.0
-    _blocks: Iterator[np.ndarray] | None = None
+    _blocks: Generator[np.ndarray, None, None] | None = None
     _rest: np.ndarray | None = None
 
     def add_to(self, out: np.ndarray, at: int, rate: int) -> None:
@@ -201,6 +152,12 @@ class _Track:
             self._rest = np.zeros((len(out), 0), np.float32)
         samples = self._read(last - first) * self._gain(first, last)
         out[:, first - at : first - at + samples.shape[1]] += samples
+
+    def close(self) -> None:
+        """Let go of the file, if there is one: a film of many clips has many tracks."""
+        if self._blocks is not None:
+            self._blocks.close()
+            self._rest = None
 
     def _read(self, count: int) -> np.ndarray:
         parts = [self._rest]
@@ -234,7 +191,7 @@ def sound_format(film: Timeline) -> tuple[int, int] | None:
         sounds.insert(0, film.sound)
     if not sounds:
         return None
-    return sounds[0].rate, max(sound.channels for sound in sounds)
+    return max(sound.rate for sound in sounds), max(sound.channels for sound in sounds)
 
 
 def sample_count(film: Timeline, rate: int) -> int:
@@ -247,19 +204,30 @@ def mix(film: Timeline, rate: int, channels: int) -> Iterator[np.ndarray]:
 
     Sounds that are too short end in silence, sounds that are too long are cut.
     """
+    yield from limited(_sum(film, rate, channels))
+
+
+def _sum(film: Timeline, rate: int, channels: int) -> Iterator[np.ndarray]:
     tracks = list(_tracks(film, rate))
     total = sample_count(film, rate)
-    for at in range(0, total, BLOCK):
-        out = np.zeros((channels, min(BLOCK, total - at)), np.float32)
+    try:
+        for at in range(0, total, BLOCK):
+            out = np.zeros((channels, min(BLOCK, total - at)), np.float32)
+            for track in tracks:
+                track.add_to(out, at, rate)
+                if track.stop <= at + BLOCK:
+                    track.close()
+            tracks = [track for track in tracks if track.stop > at + BLOCK]
+            yield out
+    finally:
         for track in tracks:
-            track.add_to(out, at, rate)
-        yield np.clip(out, -1.0, 1.0, out=out)
+            track.close()
 
 
 def _tracks(film: Timeline, rate: int) -> Iterator[_Track]:
     total = sample_count(film, rate)
 
-    def sample(frame: int) -> int:
+    def sample(frame: Fraction | int) -> int:
         return nearest((frame - film.first) / film.fps * rate)
 
     if film.sound:
@@ -270,8 +238,30 @@ def _tracks(film: Timeline, rate: int) -> Iterator[_Track]:
         start = max(0, sample(span.start))
         offset = max(Fraction(0), (film.first - span.start) / film.fps)
         track = _Track(shot.sound, start, min(total, sample(span.stop)), offset, volume=shot.volume)
+        into, off = shot.sound.broken(Fraction(0), span.count / film.fps)
+        short = nearest(CUT_FADE * rate)
         if number:
-            track.fade_in = (sample(span.start), sample(film.spans[number - 1].stop))
+            before, old = film.spans[number - 1], film.shots[number - 1]
+            track.fade_in = (sample(span.start), sample(before.stop))
+            if before.stop == span.start and into and not _goes_on(old, before, shot, film.fps):
+                track.fade_in = (track.fade_in[0], track.fade_in[0] + short)
         if number + 1 < len(film.spans):
-            track.fade_out = (sample(film.spans[number + 1].start), sample(span.stop))
+            after, new = film.spans[number + 1], film.shots[number + 1]
+            track.fade_out = (sample(after.start), sample(span.stop))
+            cut = after.start == span.stop and off is not None
+            if cut and not _goes_on(shot, span, new, film.fps):
+                end = sample(span.start + off * film.fps)
+                track.fade_out = (end - short, end)
         yield track
+
+
+def _goes_on(first: Shot, span: Span, second: Shot, fps: Fraction) -> bool:
+    """Whether the second shot's sound is that of the first one, from where it stops."""
+    a, b = first.sound, second.sound
+    if type(a) is not type(b) or first.volume != second.volume:
+        return False
+    if isinstance(a, FilmSound):
+        joined = (a.film.first + span.count) / fps == b.film.first / b.film.fps
+        return joined and a.film.shots == b.film.shots and a.film.fps == fps
+    same = getattr(a, "file", None) is not None and a.file == b.file
+    return same and abs(a.start + span.count / fps - b.start) < CUT_FADE

@@ -59,7 +59,7 @@ def _shot_of_stream(video: Input.Video) -> Shot:
     file = os.fspath(stream) if isinstance(stream, (str, os.PathLike)) else stream.getvalue()
     start, duration = (Fraction(str(time)) for time in video.get_active_trim_window())
     source = open_video(file, start, duration or None)
-    sound = sound_of_file(file, start, source.duration) if source.has_sound else None
+    sound = sound_of_file(file, start, source.duration, source.origin) if source.has_sound else None
     return Shot(source, sound=sound)
 
 

@@ -189,6 +189,7 @@ class _Feed:
     def _decoded(self) -> Iterator:
         import av
 
+        damaged = False
         while True:
             try:
                 packet = next(self._packets)
@@ -200,7 +201,9 @@ class _Feed:
             except StopIteration:
                 return
             except av.error.InvalidDataError:
-                say(f"{file_label(self._file)} has damaged frames, they are skipped.")
+                if not damaged:
+                    say(f"{file_label(self._file)} has damaged frames, they are skipped.")
+                damaged = True
                 continue
             except av.error.FFmpegError as error:
                 say(f"{file_label(self._file)} cannot be read further: {error}")

@@ -88,6 +88,7 @@ class FileSound:
         from .decode import file_label
 
         packets = container.demux(stream)
+        damaged = False
         while True:
             try:
                 packet = next(packets)
@@ -95,7 +96,9 @@ class FileSound:
             except StopIteration:
                 return
             except (av.error.InvalidDataError, av.error.UndefinedError, av.error.BugError):
-                say(f"{file_label(self.file)} has damaged sound, it is silent there.")
+                if not damaged:
+                    say(f"{file_label(self.file)} has damaged sound, it is silent there.")
+                damaged = True
                 continue
             except av.error.FFmpegError as error:
                 say(f"The sound of {file_label(self.file)} cannot be read further: {error}")

@@ -17,7 +17,7 @@ from .colour import Converter, quarter_turns
 from .errors import VideoError
 from .notes import say
 from .rational import from_av, nearest
-from .scan import MICROSECOND, Scan, end_of_header, nominal_rate, scan
+from .scan import MICROSECOND, Scan, end_of_header, grid_of, scan
 from .sources import VideoFile
 from .timeline import Moment
 
@@ -69,8 +69,8 @@ def open_video(
         found = scan(container, stream)
         tick = from_av(stream.time_base) or Fraction(1, 1000)
         average, base = from_av(stream.average_rate), from_av(stream.base_rate)
-        rate = nominal_rate(found, tick, average, base)
-        origin = _origin(container, stream, found, tick, rate)
+        rate, late = grid_of(found, tick, average, base)
+        origin = _origin(container, stream, found, tick, rate, late)
         whole = _whole_seconds(container, stream, found, tick, rate, origin)
         if found.whole and whole is not None:
             _say_if_cut_off(container, stream, found, file, whole)
@@ -102,13 +102,13 @@ def _display_size(frame, stream) -> tuple[int, int]:
     return (height, width) if quarter_turns(frame) % 2 else (width, height)
 
 
-def _origin(container, stream, found: Scan, tick: Fraction, rate: Fraction | None) -> Fraction:
+def _origin(container, stream, found: Scan, tick, rate, late) -> Fraction:
     """The second of the file's clock at which its film begins."""
-    ticks = found.times[0] if found.whole else stream.start_time or 0
-    first = ticks * tick
-    if container.start_time is None or not rate:
+    begin = None if stream.start_time is None else stream.start_time * tick
+    first = found.times[0] * tick - late if found.whole else begin or Fraction(0)
+    if container.start_time is None or begin is None or not rate:
         return first
-    lead = first - container.start_time * MICROSECOND
+    lead = begin - container.start_time * MICROSECOND
     return first - max(0, int((lead + SLACK) * rate)) / rate
 
 

@@ -16,6 +16,7 @@ from .rational import from_av
 SCAN_BYTES = 2**30  # of packets; of what is longer only the header is believed
 USUAL = (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)
 MAX_NOMINAL = 240  # frames per second of a file whose frames come at odd times
+ROUNDING = 0.02  # of a frame: a phase this small is what containers round
 JITTER = 0.25  # of a frame: times that are off by less still lie on a grid
 MICROSECOND = Fraction(1, 1_000_000)
 
@@ -73,33 +74,51 @@ def scan(container, stream) -> Scan:
     return Scan(bool(times), tuple(sorted(times)), tuple(sorted(keys)), stop, latest)
 
 
-def nominal_rate(found: Scan, tick: Fraction, average: Fraction | None, base: Fraction | None):
-    """The lowest likely frame rate at which no frame of the file is lost (None: unknown).
+def grid_of(
+    found: Scan, tick: Fraction, average: Fraction | None, base: Fraction | None
+) -> tuple[Fraction | None, Fraction]:
+    """The lowest likely frame rate at which no frame is lost, and how late the first frame is.
 
     Files of constant rate have their own; the frames of screen recordings and phones come when
-    something moves, and a film at their average rate would drop most of them.
+    something moves, and a film at their average rate would drop most of them. The rate is None
+    where nothing tells it; lateness is in seconds, against the grid that fits all frames best.
     """
     if not found.whole:
-        return average or base
+        return average or base, Fraction(0)
     times = (np.array(found.times, np.int64) - found.times[0]) * float(tick)
     span = float(times[-1])
     lowest = (len(times) - 1) / span if span else float(average or base or 24)
     usual = sorted(Fraction(n * k, 1001) for n in USUAL for k in (1000, 1001))
     usual = [rate for rate in usual if rate > 0.99 * lowest] or [Fraction(MAX_NOMINAL)]
     said = [rate for rate in (average, base) if rate and rate <= MAX_NOMINAL]
+    tried: list[tuple[int, float, float, Fraction]] = []
+
+    def late(fit: tuple) -> Fraction:
+        return -Fraction(fit[2]).limit_denominator(1000) / fit[3]
+
     for slack in (JITTER, 0.5):
         for rate in (*said, *usual):
-            if _lost(times, rate, slack) == 0:
-                return rate
+            fit = (*_misfit(times, rate, slack), rate)
+            tried.append(fit)
+            if fit[0] == 0 and rate in said:
+                return rate, late(fit)
+        whole = [fit for fit in tried if fit[0] == 0]
+        if whole:  # 60 and 59.94 may both do: the one that lies closer, the even one in doubt
+            near = [fit for fit in whole if fit[3] < 1.01 * whole[0][3]]
+            best = min(near, key=lambda fit: fit[1] * (1 if fit[3].denominator == 1 else 1.1))
+            return best[3], late(best)
         said = said[1:]  # an average that does not fit fits no better with more slack
-    return min(usual, key=lambda rate: (_lost(times, rate, 0.5), rate))
+    return (best := min(tried))[3], late(best)
 
 
-def _lost(times: np.ndarray, rate: Fraction, slack: float) -> int:
-    """How many frames share a place on the grid of `rate` with another, or lie off it."""
+def _misfit(times: np.ndarray, rate: Fraction, slack: float) -> tuple[int, float, float]:
+    """How many frames share a place on the grid of `rate` or lie off it; how far; its phase."""
     places = times * float(rate)
-    grid = np.floor(places + 0.5)
-    return len(grid) - len(np.unique(grid)) + int((np.abs(places - grid) > slack).sum())
+    phase = float(np.angle(np.exp(2j * np.pi * places).mean())) / (2 * np.pi)
+    phase = phase if abs(phase) > ROUNDING else 0.0
+    grid = np.floor(places - phase + 0.5)
+    off = np.abs(places - phase - grid)
+    return len(grid) - len(np.unique(grid)) + int((off > slack).sum()), float(off.mean()), phase
 
 
 def end_of_header(container) -> Fraction | None:

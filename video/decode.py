@@ -6,15 +6,13 @@ frame so that the picture's frames lie on the film's. Before its first frame a f
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
 
 from .colour import Converter, quarter_turns
 from .errors import VideoError
+from .feed import Feed, file_label, open_input, video_stream
 from .notes import say
 from .rational import from_av, nearest
 from .scan import MICROSECOND, Scan, end_of_header, grid_of, scan
@@ -25,25 +23,6 @@ SEEK_AHEAD = Fraction(4)  # seconds that are cheaper to decode than to seek over
 SEEK_BACK = (0, 2, 10, 60)  # seconds; how much earlier to look where seeking led too far
 SLACK = Fraction(1, 1000)  # seconds; times come as floats that were rounded
 CUT_OFF = Fraction(1, 4)  # seconds that may be missing before a file counts as cut off
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own ones drop the alpha
-
-
-def file_label(file: str | bytes) -> str:
-    return os.path.basename(file) if isinstance(file, str) else "the video in memory"
-
-
-def open_input(file: str | bytes):
-    """A PyAV input container.
-
-    Raises:
-        VideoError: missing, or not a media file.
-    """
-    import av
-
-    try:
-        return av.open(io.BytesIO(file) if isinstance(file, bytes) else file, mode="r")
-    except (OSError, ValueError) as error:
-        raise VideoError(f"{file_label(file)} cannot be read as a video: {error}") from error
 
 
 def open_video(
@@ -58,14 +37,14 @@ def open_video(
         VideoError: not a readable video, or the part is empty.
     """
     with open_input(file) as container:
-        stream = _video_stream(container, file)
-        frame = next(_Feed(container, stream, file), None)
+        stream = video_stream(container, file)
+        frame = next(Feed(container, stream, file), None)
         if frame is None:
             raise VideoError(f"{file_label(file)} has no frame that can be decoded.")
         width, height = _display_size(frame, stream)
         has_sound = any(s.codec_context is not None for s in container.streams.audio)
     with open_input(file) as container:
-        stream = _video_stream(container, file)
+        stream = video_stream(container, file)
         found = scan(container, stream)
         tick = from_av(stream.time_base) or Fraction(1, 1000)
         average, base = from_av(stream.average_rate), from_av(stream.base_rate)
@@ -81,14 +60,6 @@ def open_video(
         raise VideoError(f"{file_label(file)} lasts {float(whole):g} s: start before that.")
     kept = rest if duration is None else min(duration, rest)
     return VideoFile(file, start, kept, width, height, rate, has_sound, origin, found)
-
-
-def _video_stream(container, file: str | bytes):
-    if not container.streams.video:
-        raise VideoError(f"{file_label(file)} has no video in it.")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    return stream
 
 
 def _display_size(frame, stream) -> tuple[int, int]:
@@ -135,7 +106,7 @@ def _whole_seconds(container, stream, found: Scan, tick, rate, origin) -> Fracti
 def _counted_seconds(file: str | bytes, rate: Fraction | None) -> Fraction:
     """The last resort: read every packet of a file whose header does not know its length."""
     with open_input(file) as container:
-        stream = _video_stream(container, file)
+        stream = video_stream(container, file)
         count = sum(1 for packet in container.demux(stream) if packet.size)
     return count / (rate or Fraction(24))
 
@@ -149,129 +120,6 @@ def _say_if_cut_off(container, stream, found: Scan, file: str | bytes, seconds: 
             f"{file_label(file)} is cut off: of {float(end):.2f} s only the first"
             f" {float(seconds):.2f} s are there, and the film uses those."
         )
-
-
-class _Feed:
-    """Decoded frames of a container that has just been opened or has sought, deinterlaced.
-
-    A damaged packet is said once and skipped, as players do. `key` is (pts, dts) of the frame to
-    begin with: packets before it are passed over, and nothing comes where the container has
-    already gone past it. Without `key` but with `late`, the first frame that needs no other.
-    """
-
-    def __init__(self, container, stream, file: str | bytes, key=None, late: bool = False) -> None:
-        self._packets = container.demux(stream)
-        self._file = file
-        self._key = key
-        self._waiting = late or key is not None
-        self._begin: int | None = None
-        self._decode = _decoder(stream)
-        self._fields: _Deinterlacer | None = None
-        self._iterator = self._run()
-
-    def __iter__(self) -> Iterator:
-        return self._iterator
-
-    def __next__(self):
-        return next(self._iterator)
-
-    def _run(self) -> Iterator:
-        for frame in self._decoded():
-            if self._fields is None and frame.interlaced_frame:
-                self._fields = _Deinterlacer(frame)
-            if self._fields is None:
-                yield frame
-            else:
-                yield from self._fields.push(frame)
-        if self._fields is not None:
-            yield from self._fields.push(None)
-
-    def _decoded(self) -> Iterator:
-        import av
-
-        damaged = False
-        while True:
-            try:
-                packet = next(self._packets)
-                if self._waiting and not self._begins(packet):
-                    if packet.size and self._past(packet):
-                        return
-                    continue
-                frames = self._decode(packet)
-            except StopIteration:
-                return
-            except av.error.InvalidDataError:
-                if not damaged:
-                    say(f"{file_label(self._file)} has damaged frames, they are skipped.")
-                damaged = True
-                continue
-            except av.error.FFmpegError as error:
-                say(f"{file_label(self._file)} cannot be read further: {error}")
-                return
-            for frame in frames:
-                # Frames that show before the first one refer to what was passed over.
-                if self._begin is None or frame.pts is None or frame.pts >= self._begin:
-                    yield frame
-
-    def _begins(self, packet) -> bool:
-        if packet.size and packet.is_keyframe and self._key in (None, (packet.pts, _dts(packet))):
-            self._waiting = False
-            self._begin = packet.pts
-        return not self._waiting
-
-    def _past(self, packet) -> bool:
-        return self._key is not None and packet.dts is not None and packet.dts > self._key[1]
-
-
-def _dts(packet) -> int | None:
-    return packet.pts if packet.dts is None else packet.dts
-
-
-def _decoder(stream):
-    """What makes frames of a packet; VP8 and VP9 with alpha need another than FFmpeg's choice."""
-    import av
-
-    names = {key.lower(): value for key, value in stream.metadata.items()}
-    better = ALPHA_DECODERS.get(stream.codec_context.name)
-    if names.get("alpha_mode") != "1" or better is None:
-        return lambda packet: packet.decode()
-    try:
-        context = av.CodecContext.create(better, "r")
-    except av.error.FFmpegError:
-        return lambda packet: packet.decode()
-    return lambda packet: context.decode(packet if packet.size else None)
-
-
-class _Deinterlacer:
-    """FFmpeg's bwdif, one frame for one; frames that are not interlaced pass."""
-
-    def __init__(self, frame) -> None:
-        import av
-
-        self._graph = av.filter.Graph()
-        base = from_av(frame.time_base) or Fraction(1, 1000)
-        shape = {"width": frame.width, "height": frame.height, "format": frame.format}
-        source = self._graph.add_buffer(**shape, time_base=base)
-        fields = self._graph.add("bwdif", mode="send_frame", deint="interlaced")
-        sink = self._graph.add("buffersink")
-        source.link_to(fields)
-        fields.link_to(sink)
-        self._graph.configure()
-        self._base = base
-
-    def push(self, frame) -> Iterator:
-        import av
-
-        self._graph.push(frame)
-        while True:
-            try:
-                done = self._graph.pull()
-            except (BlockingIOError, EOFError, av.error.FFmpegError):
-                return
-            base = from_av(done.time_base) or self._base
-            if done.pts is not None and base != self._base:
-                done.pts, done.time_base = nearest(done.pts * base / self._base), self._base
-            yield done
 
 
 class VideoReader:
@@ -299,7 +147,7 @@ class VideoReader:
 
     def _open(self) -> None:
         self._container = open_input(self._video.file)
-        self._stream = _video_stream(self._container, self._video.file)
+        self._stream = video_stream(self._container, self._video.file)
 
     def _fail(self) -> None:
         label = file_label(self._video.file)
@@ -364,7 +212,7 @@ class VideoReader:
             except av.error.FFmpegError:
                 return False
         late = ticks is not None
-        self._feed = _Feed(self._container, self._stream, self._video.file, key, late)
+        self._feed = Feed(self._container, self._stream, self._video.file, key, late)
         self._last_time = -self._step
         self._picture = None
         self._current = self._decode()

@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
+from .feed import file_label, open_input
 from .notes import say
 from .rational import from_av, nearest
 from .sound import BLOCK, LAYOUTS, converted
@@ -33,8 +34,6 @@ class FileSound:
     origin: Fraction
 
     def blocks(self, start: Fraction, rate: int, channels: int) -> Iterator[np.ndarray]:
-        from .decode import open_input
-
         begin = self.origin + self.start + start
         total = nearest((self.duration - start) * rate)
         with open_input(self.file) as container:
@@ -61,8 +60,6 @@ class FileSound:
 
     def _frames_from(self, container, begin: Fraction) -> Iterator:
         """Decoded frames that begin at or before `begin`, unless the sound itself begins later."""
-        from .decode import open_input
-
         stream = audio_stream(container)
         base = from_av(stream.time_base) or Fraction(1, self.rate)
         for run_up in RUN_UP:
@@ -84,8 +81,6 @@ class FileSound:
     def _decoded(self, container, stream) -> Iterator:
         """Frames with a time, without what is damaged or no number."""
         import av
-
-        from .decode import file_label
 
         packets = container.demux(stream)
         damaged = False
@@ -155,7 +150,7 @@ def sound_of_file(
 
     `origin` is that of the file's picture (`VideoFile.origin`); None looks it up.
     """
-    from .decode import open_input, open_video
+    from .decode import open_video
     from .scan import MICROSECOND
 
     with open_input(file) as container:

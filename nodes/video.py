@@ -16,6 +16,7 @@ from ..video import (
     VideoError,
     assemble,
     camera_move,
+    listening,
     make_transition,
     pictures_from_tensor,
     pictures_in_folder,
@@ -24,6 +25,8 @@ from ..video import (
     with_quality,
 )
 from . import video_widgets as widgets
+from .runtime.datasets import show_text
+from .runtime.film_previews import preview_of
 from .runtime.films import film_of_video, shot_of_video, sound_of_audio
 from .runtime.lazy_video import LazyVideo
 from .runtime.paths import (
@@ -104,6 +107,7 @@ class TroupeShot(io.ComfyNode):
                 ),
             ],
             outputs=[ShotSocket.Output(display_name="shot", tooltip="For Timeline.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -129,7 +133,8 @@ class TroupeShot(io.ComfyNode):
             joint = make_transition(
                 transition, transition_duration, transition_easing, transition_softness
             )
-        base = shot_of_video(video) if image is None else Shot(pictures_from_tensor(image))
+        with listening() as notes:
+            base = shot_of_video(video) if image is None else Shot(pictures_from_tensor(image))
         shot = replace(
             base,
             duration=seconds(duration) or None,
@@ -138,7 +143,7 @@ class TroupeShot(io.ComfyNode):
             transition=joint,
             volume=volume,
         )
-        return io.NodeOutput(shot)
+        return io.NodeOutput(shot, ui=_told(cls, notes) or None)
 
 
 class TroupeTimeline(io.ComfyNode):
@@ -260,7 +265,7 @@ class TroupeSaveVideo(io.ComfyNode):
                     display_name="file name", tooltip="Where it was written, below output/."
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -281,15 +286,18 @@ class TroupeSaveVideo(io.ComfyNode):
         crf: float = -1.0,
     ) -> io.NodeOutput:
         chosen = with_quality(preset_named(preset), None if crf < 0 else crf)
-        film = film_of_video(video)
-        folder, stem, counter, subfolder = save_location(
-            filename_prefix, cls.hidden, size=(film.width, film.height)
-        )
-        lazy = video if isinstance(video, LazyVideo) else LazyVideo(film)
-        write = partial(lazy.write, preset=chosen, metadata=cls._metadata(), new=True)
-        name = save_numbered(write, folder, stem, counter, f".{chosen.extension}")
-        preview = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(lazy, f"{subfolder}/{name}" if subfolder else name, ui=preview)
+        with listening() as notes:
+            film = film_of_video(video)
+            folder, stem, counter, subfolder = save_location(
+                filename_prefix, cls.hidden, size=(film.width, film.height)
+            )
+            lazy = video if isinstance(video, LazyVideo) else LazyVideo(film)
+            write = partial(lazy.write, preset=chosen, metadata=cls._metadata(), new=True)
+            name = save_numbered(write, folder, stem, counter, f".{chosen.extension}")
+            shown = preview_of(folder / name, subfolder, chosen, film)
+        preview = ui.PreviewVideo(shown).as_dict() if shown else {}
+        saved = f"{subfolder}/{name}" if subfolder else name
+        return io.NodeOutput(lazy, saved, ui={**preview, **_told(cls, notes)})
 
     @classmethod
     def _metadata(cls) -> dict | None:
@@ -356,6 +364,14 @@ class TroupeLoadFrames(io.ComfyNode):
     def execute(cls, folder: str, fps: float) -> io.NodeOutput:
         source = pictures_in_folder(_frames_folder(folder))
         return io.NodeOutput(LazyVideo(assemble([Shot(source)], fps)))
+
+
+def _told(cls: type[io.ComfyNode], notes: list[str]) -> dict[str, list[str]]:
+    """What was noticed about files, written on the node and for those who ask over the API."""
+    if not notes:
+        return {}
+    show_text(cls, "\n".join(notes))
+    return {"text": notes}
 
 
 def _frames_folder(name: str) -> Path:

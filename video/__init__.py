@@ -6,7 +6,8 @@ The way of a film, in order:
    is looked at by `scan` (when its frames show), read by `decode`, its frames turned into pictures
    by `colour`. `sound`: tracks in memory, in files (`file_sound`) and their mix (`limiter`).
 2. `timeline`: `Shot`, `Transition` and `Timeline` are frozen data with exact rational times;
-   `assemble` checks them and fills in defaults. `rational` turns 23.976 into 24000/1001.
+   `assemble` checks them and fills in defaults; `edits` crops and resizes films. `rational` turns
+   23.976 into 24000/1001.
 3. `render`: frame i of a film on demand: `framing` (fit, `camera`) makes one frame of one shot,
    `transitions` mixes two of them with an `easing`. All in 8 bit; what does not change is not made.
 4. `encode`: frames and sound into a file by one of the `presets`; `wholefile`
@@ -20,13 +21,14 @@ from .assemble import assemble, make_transition
 from .camera import MOVES, Move, View, camera_move
 from .decode import open_video
 from .easing import EASINGS
+from .edits import cropped, resized
 from .encode import REWRITABLE, encode, rewrite
 from .errors import VideoError
 from .file_sound import sound_of_file
 from .files import whole_file
 from .framing import FITS
 from .notes import listening, say
-from .presets import PRESETS, Preset, preset_named, with_quality
+from .presets import PRESETS, Preset, preset_named, with_quality, with_speed
 from .rational import exact_rate, nearest, seconds
 from .render import FilmSource, Renderer
 from .sound import Samples, mix, sample_count, sound_format, sound_of_film
@@ -65,6 +67,7 @@ __all__ = [
     "View",
     "assemble",
     "camera_move",
+    "cropped",
     "encode",
     "exact_rate",
     "listening",
@@ -75,6 +78,7 @@ __all__ = [
     "pictures_from_tensor",
     "pictures_in_folder",
     "preset_named",
+    "resized",
     "rewrite",
     "sample_count",
     "say",
@@ -84,4 +88,5 @@ __all__ = [
     "sound_of_film",
     "whole_file",
     "with_quality",
+    "with_speed",
 ]

@@ -6,6 +6,19 @@ from dataclasses import dataclass, replace
 
 from .errors import VideoError
 
+SPEEDS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -22,6 +35,7 @@ class Preset:
     audio_bit_rate: int | None = None
     codec_tag: str | None = None
     deep_pixel_format: str | None = None  # the 10 bit form, where there is one
+    in_browsers: bool = True  # whether a page can play it
 
     @property
     def even(self) -> bool:
@@ -87,6 +101,21 @@ PRESETS = {
             audio_bit_rate=192_000,
             codec_tag="hvc1",  # what Apple players ask for
             deep_pixel_format="yuv420p10le",
+            in_browsers=False,
+        ),
+        Preset(
+            name="av1",
+            help="MP4, AV1: smaller than H.265 and free, plays in browsers and newer devices",
+            extension="mp4",
+            container="mp4",
+            codec="libsvtav1",
+            pixel_format="yuv420p",
+            audio_codec="aac",
+            crf=30,
+            max_crf=63,
+            options=(("preset", "8"), ("svtav1-params", "lookahead=16")),
+            audio_bit_rate=192_000,
+            deep_pixel_format="yuv420p10le",
         ),
         Preset(
             name="vp9",
@@ -116,6 +145,7 @@ PRESETS = {
             pixel_format="yuv422p10le",
             audio_codec="pcm_s16le",
             options=(("profile", "3"), ("vendor", "apl0")),
+            in_browsers=False,
         ),
         Preset(
             name="ffv1",
@@ -126,6 +156,7 @@ PRESETS = {
             pixel_format="bgr0",
             audio_codec="flac",
             options=(("level", "3"), ("slices", "4")),
+            in_browsers=False,
         ),
     )
 }
@@ -158,3 +189,21 @@ def with_quality(preset: Preset, crf: float | None, bit_depth: int | None = None
             raise VideoError(f"Preset {preset.name!r} cannot write {bit_depth} bit.")
         preset = replace(preset, pixel_format=preset.deep_pixel_format)
     return preset
+
+
+def with_speed(preset: Preset, speed: str | None) -> Preset:
+    """The preset at another of x264's or x265's speeds ("ultrafast" .. "placebo").
+
+    None keeps its own, as do encoders without such words.
+
+    Raises:
+        VideoError: no such speed.
+    """
+    if speed is None or preset.codec not in ("libx264", "libx265"):
+        return preset
+    if speed not in SPEEDS:
+        raise VideoError(f"Unknown encoder speed {speed!r}: use one of {', '.join(SPEEDS)}.")
+    options = {**dict(preset.options), "preset": speed}
+    if preset.codec == "libx264":
+        options = dict(_x264(speed))
+    return replace(preset, options=tuple(options.items()))

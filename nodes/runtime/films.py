@@ -1,10 +1,14 @@
 """From what sockets carry (IMAGE, AUDIO, any VIDEO) to what the film engine takes."""
 
 import os
+import uuid
 from fractions import Fraction
 from typing import Any
 
+import comfy.model_management
+import folder_paths
 import numpy as np
+import torch
 from comfy_api.v0_0_2 import Input
 
 from ...video import (
@@ -21,6 +25,10 @@ from ...video import (
     sound_of_film,
 )
 from .lazy_video import LazyVideo
+
+FRAME_BYTES = 12  # of a pixel of an IMAGE
+EDIT_SHARE = 0.25  # of the free memory that edited frames may take
+EDIT_CRF = 8.0  # nothing to be seen
 
 
 def sound_of_audio(audio: dict[str, Any] | None) -> Samples | None:
@@ -40,12 +48,38 @@ def shot_of_video(video: Input.Video) -> Shot:
     """Any VIDEO as a shot with its sound; files are read as they play, films are not encoded."""
     if isinstance(video, LazyVideo):
         return Shot(FilmSource(video.film), sound=sound_of_film(video.film))
+    if _edited(video):
+        return _shot_of_edited(video)
     if _streams(video):
         return _shot_of_stream(video)
+    return _shot_of_components(video)
+
+
+def _shot_of_components(video: Input.Video) -> Shot:
     components = video.get_components()
     rate = exact_rate(Fraction(components.frame_rate))
     sound = sound_of_audio(components.audio)
     return Shot(TensorPictures(components.images, rate), sound=sound)
+
+
+def _edited(video: Input.Video) -> bool:
+    """Whether frames are still to be cropped or resized: its file shows them as they were."""
+    pending = getattr(video, "has_pending_frame_edits", None)
+    return pending is not None and bool(pending())
+
+
+def _shot_of_edited(video: Input.Video) -> Shot:
+    """Core's own edits, made by core: in memory where they fit easily, otherwise in a file."""
+    width, height = video.get_dimensions()
+    needed = video.get_frame_count() * width * height * FRAME_BYTES
+    free = comfy.model_management.get_free_memory(torch.device("cpu"))
+    if needed < free * EDIT_SHARE:
+        return _shot_of_components(video)
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"troupe_{uuid.uuid4().hex}.mp4")
+    video.save_to(path, crf=EDIT_CRF)
+    return _shot_of_file(path, Fraction(0), None)
 
 
 def _streams(video: Input.Video) -> bool:
@@ -58,7 +92,11 @@ def _shot_of_stream(video: Input.Video) -> Shot:
     stream = video.get_stream_source()
     file = os.fspath(stream) if isinstance(stream, (str, os.PathLike)) else stream.getvalue()
     start, duration = (Fraction(str(time)) for time in video.get_active_trim_window())
-    source = open_video(file, start, duration or None)
+    return _shot_of_file(file, start, duration or None)
+
+
+def _shot_of_file(file: str | bytes, start: Fraction, duration: Fraction | None) -> Shot:
+    source = open_video(file, start, duration)
     sound = sound_of_file(file, start, source.duration, source.origin) if source.has_sound else None
     return Shot(source, sound=sound)
 
@@ -69,4 +107,7 @@ def film_of_video(video: Input.Video) -> Timeline:
         return video.film
     if video is None:
         raise VideoError("No video: connect one.")
-    return assemble([shot_of_video(video)], exact_rate(Fraction(video.get_frame_rate())))
+    shot = shot_of_video(video)
+    # At the average rate that core reports, a file of variable rate would lose most of its frames.
+    rate = getattr(shot.source, "rate", None) or Fraction(video.get_frame_rate())
+    return assemble([shot], exact_rate(rate))

@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import IO, Any
 
@@ -29,15 +29,18 @@ from ...video import (
     Renderer,
     Timeline,
     VideoError,
+    cropped,
     encode,
     mix,
     nearest,
     preset_named,
+    resized,
     rewrite,
     sample_count,
     sound_format,
     whole_file,
     with_quality,
+    with_speed,
 )
 
 logger = logging.getLogger(__name__)
@@ -46,12 +49,15 @@ PRESET_OF_CODEC = {
     "h264": "h264",
     "h265": "h265",
     "hevc": "h265",
+    "av1": "av1",
     "vp9": "vp9",
     "prores": "prores",
     "ffv1": "ffv1",
 }
 MUXERS = {"mp4": "mp4", "mov": "mov", "mkv": "matroska", "webm": "webm"}
 OUR_COLOURS = ("auto", "none", "srgb", "sdr", "bt709", "bt.709", "rec709")
+HDR_COLOURS = ("hdr", "hdr pq")  # core's words: asked for, and written as what a film is
+WEBM_SOUND = "libopus"  # WebM takes no AAC
 IMAGE_BYTES = 4  # a float32 sample of an IMAGE
 MEMORY_SHARE = 0.9  # of the free memory that an IMAGE may take
 
@@ -113,6 +119,12 @@ class LazyVideo(Input.Video):
     def get_container_format(self) -> str:
         return "mp4"
 
+    def get_display_dimensions(self) -> tuple[int, int]:
+        return self.get_dimensions()
+
+    def has_pending_frame_edits(self) -> bool:
+        return False  # what we stream is cropped and resized already
+
     def get_active_trim_window(self) -> tuple[float, float]:
         return 0.0, 0.0  # what we stream is trimmed already
 
@@ -136,6 +148,44 @@ class LazyVideo(Input.Video):
             return None
         return LazyVideo(film.trimmed(first, wanted))
 
+    def as_cropped(self, x: int = 0, y: int = 0, width: int = 0, height: int = 0) -> "LazyVideo":
+        """The film inside a rectangle, moved into the frame and onto even pixels as core does.
+
+        An empty rectangle, or one of the whole frame, changes nothing.
+        """
+        film = self.film
+        if width <= 0 or height <= 0:
+            return self
+        left, top = (
+            max(0, min(int(at), side - 1)) for at, side in ((x, film.width), (y, film.height))
+        )
+        left, top = left - left % 2, top - top % 2
+        width, height = min(int(width), film.width - left), min(int(height), film.height - top)
+        if (width, height) == (film.width, film.height):
+            return self
+        width, height = width - width % 2, height - height % 2
+        if not width or not height:
+            return self
+        return LazyVideo(cropped(film, left, top, width, height))
+
+    def as_resized(
+        self,
+        width: int,
+        height: int,
+        upscale_method: str = "lanczos",
+        crop: str = "disabled",
+        post_crop: tuple[int, int, int, int] | None = None,
+    ) -> "LazyVideo":
+        """The film in another size, and then, with `post_crop`, a rectangle of that.
+
+        Raises:
+            VideoError: no such method, a size out of range, a rectangle outside of the film.
+        """
+        film = resized(self.film, int(width), int(height), str(upscale_method), crop == "center")
+        if post_crop is not None:
+            film = cropped(film, *(int(value) for value in post_crop))
+        return LazyVideo(film)
+
     # -- frames and files --------------------------------------------------------------------------
 
     def get_components(self) -> Types.VideoComponents:
@@ -148,7 +198,7 @@ class LazyVideo(Input.Video):
         shape = (film.frame_count, film.height, film.width, 3)
         _refuse_if_too_large(shape)
         images = torch.empty(shape, dtype=torch.float32)
-        progress = _Progress(film.frame_count)
+        progress = FilmProgress(film.frame_count)
         with Renderer(film) as renderer:
             for index, picture in enumerate(renderer.frames()):
                 np.divide(picture, np.float32(255), out=images[index].numpy(), dtype=np.float32)
@@ -181,12 +231,16 @@ class LazyVideo(Input.Video):
             VideoError: a container, codec or colour space we cannot write, or see `video.encode`.
         """
         colours = _word(extra.pop("color_space", None))
-        if colours not in OUR_COLOURS:
+        if colours in HDR_COLOURS:
+            logger.warning("A film is SDR: it is saved in BT.709 though %s was asked for.", colours)
+        elif colours not in OUR_COLOURS:
             raise VideoError(f"Color space {colours!r} is not supported: films are BT.709.")
+        speed = _word(extra.pop("preset", None))
         for name, value in extra.items():
             if value is not None and _word(value) != "auto":
                 logger.warning("Saving a film ignores the unknown setting %s.", name)
         preset, muxer = _chosen(path, _word(format), _word(codec))
+        preset = with_speed(preset, None if speed == "auto" else speed)
         self.write(path, with_quality(preset, crf, bit_depth), muxer, metadata)
 
     def write(
@@ -258,12 +312,12 @@ class LazyVideo(Input.Video):
             preset,
             container=muxer,
             metadata=metadata,
-            progress=_Progress(self.film.frame_count),
+            progress=FilmProgress(self.film.frame_count),
             new=new,
         )
 
 
-class _Progress:
+class FilmProgress:
     """Moves the bar of the node that runs; raises there when the user cancels."""
 
     def __init__(self, total: int) -> None:
@@ -296,7 +350,10 @@ def _chosen(path: object, container: str, codec: str) -> tuple[Preset, str]:
     if codec not in PRESET_OF_CODEC:
         known = ", ".join(PRESET_OF_CODEC)
         raise VideoError(f"Cannot write codec {codec!r}: use one of {known}.")
-    return preset_named(PRESET_OF_CODEC[codec]), MUXERS[container]
+    preset = preset_named(PRESET_OF_CODEC[codec])
+    if container == "webm":
+        preset = replace(preset, audio_codec=WEBM_SOUND)
+    return preset, MUXERS[container]
 
 
 def _refuse_if_too_large(shape: tuple[int, int, int, int]) -> None:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from .scan import Scan
 
 STILL_SECONDS = Fraction(3)  # how long a single picture shows when nobody says
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+PICTURE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".gif", ".avif", ".apng"),
+)
+ANIMATIONS = ("GIF", "WEBP", "AVIF", "PNG")  # formats whose frames are shown one after another
 STRIP_ROWS = 64  # float rows converted at a time: they stay in the processor's cache
 
 
@@ -80,6 +84,8 @@ class _NumberedReader:
 
     def close(self) -> None:
         self._picture = None
+        if hasattr(self._load, "close"):
+            self._load.close()
 
 
 def _natural_seconds(count: int, rate: Fraction | None, fps: Fraction) -> Fraction:
@@ -162,9 +168,10 @@ def pictures_from_tensor(images_bhwc: torch.Tensor) -> Pictures:
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Picture files in showing order, decoded one at a time."""
+    """Picture files in showing order, decoded one at a time; an animation gives all its frames."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path, ...]  # one per picture shown
+    frames: tuple[int, ...] = ()  # which frame of its file each one is; none given: the first
     rate: Fraction | None = None
 
     def size(self) -> tuple[int, int]:
@@ -174,7 +181,31 @@ class PictureFiles:
         return _natural_seconds(len(self.paths), self.rate, fps)
 
     def open(self) -> Reader:
-        return _NumberedReader(len(self.paths), self.rate, lambda n: load_picture(self.paths[n]))
+        return _NumberedReader(len(self.paths), self.rate, _FileLoader(self))
+
+
+class _FileLoader:
+    """Loads pictures by number. An animation stays open, since each frame builds on the last."""
+
+    def __init__(self, files: PictureFiles) -> None:
+        self._files = files
+        self._path: Path | None = None
+        self._image = None
+
+    def __call__(self, number: int) -> np.ndarray:
+        path = self._files.paths[number]
+        frame = self._files.frames[number] if self._files.frames else 0
+        if not frame and self._files.paths[number + 1 : number + 2] != (path,):
+            return load_picture(path)
+        if path != self._path or frame < self._image.tell():  # Pillow cannot rewind an APNG
+            self.close()
+            self._image, self._path = _opened(path), path
+        return _pixels(self._image, path, frame)
+
+    def close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+        self._image = self._path = None
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -203,9 +234,11 @@ def pictures_in_folder(folder: str | os.PathLike) -> PictureFiles:
     if not paths:
         kinds = " ".join(PICTURE_SUFFIXES)
         raise VideoError(f"No pictures in folder {root.name!r}: put frames there ({kinds}).")
+    shown: list[tuple[Path, int]] = []
     for path in paths:
         picture_size(path)  # reads the header only: a wrong file is named before any work starts
-    return PictureFiles(tuple(paths))
+        shown += [(path, frame) for frame in range(frame_count(path))]
+    return PictureFiles(tuple(path for path, _ in shown), tuple(frame for _, frame in shown))
 
 
 def _opened(path: Path):
@@ -214,7 +247,29 @@ def _opened(path: Path):
     try:
         return Image.open(path)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            deep = _float_colours(path)  # a kind that Pillow does not know
+            if deep is not None:
+                return Image.fromarray(deep)
         raise VideoError(f"{path.name} is not a readable picture: replace or remove it.") from error
+
+
+def _float_colours(path: Path) -> np.ndarray | None:
+    """A TIFF of float colours by FFmpeg, or None where it is none."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            return _levels(frame.to_ndarray()) if "f32" in frame.format.name else None
+    except (av.error.FFmpegError, ValueError, StopIteration):
+        return None
+
+
+def frame_count(path: Path) -> int:
+    """Frames of an animation, 1 for any other picture."""
+    with _opened(path) as image:
+        return getattr(image, "n_frames", 1) if image.format in ANIMATIONS else 1
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -229,25 +284,44 @@ def picture_size(path: Path) -> tuple[int, int]:
 def load_picture(path: Path) -> np.ndarray:
     """A picture file as uint8 (height, width, 3): EXIF rotation applied, alpha laid over black.
 
+    Of an animation the first frame.
+
     Raises:
         VideoError: the file is damaged.
     """
+    with _opened(path) as image:
+        return _pixels(image, path)
+
+
+def _pixels(image, path: Path, frame: int = 0) -> np.ndarray:
     from PIL import Image, ImageOps
 
-    with _opened(path) as image:
-        try:
-            image.load()
-        except (OSError, ValueError, SyntaxError) as error:
-            raise VideoError(f"{path.name} is damaged: replace or remove it.") from error
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bit: Pillow's own conversion would clip, not scale
-            wide = np.asarray(image).astype(np.int64)
-            grey = np.clip((wide * 255 + 32767) // 65535, 0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-            image = Image.alpha_composite(black, image.convert("RGBA"))
-        return np.array(image.convert("RGB"))
+    try:
+        if frame:
+            image.seek(frame)
+        image.load()
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise VideoError(f"{path.name} is damaged: replace or remove it.") from error
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bit: Pillow's own conversion would clip, not scale
+        wide = np.asarray(image).astype(np.int64)
+        grey = np.clip((wide * 255 + 32767) // 65535, 0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        return np.repeat(_levels(np.asarray(image))[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _levels(samples: np.ndarray) -> np.ndarray:
+    """Float samples as 0..255: they are in [0, 1], unless they are whole numbers, then levels."""
+    samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=0.0).astype(np.float32)
+    largest = float(samples.max(initial=0.0))
+    if largest > 1 and np.array_equal(samples, np.round(samples)):
+        samples = samples / (255 if largest <= 255 else 65535)
+    return np.clip(samples * 255 + 0.5, 0, 255).astype(np.uint8)
 
 
 # --- pictures by time: video files ----------------------------------------------------------------

@@ -15,10 +15,10 @@ from ..video import (
     Shot,
     VideoError,
     assemble,
+    batch_of_tensor,
     camera_move,
     listening,
     make_transition,
-    pictures_from_tensor,
     pictures_in_folder,
     preset_named,
     seconds,
@@ -26,7 +26,7 @@ from ..video import (
 )
 from . import video_widgets as widgets
 from .runtime.datasets import show_text
-from .runtime.film_previews import preview_of
+from .runtime.film_previews import small_copy
 from .runtime.films import film_of_video, shot_of_video, sound_of_audio
 from .runtime.lazy_video import LazyVideo
 from .runtime.paths import (
@@ -134,7 +134,7 @@ class TroupeShot(io.ComfyNode):
                 transition, transition_duration, transition_easing, transition_softness
             )
         with listening() as notes:
-            base = shot_of_video(video) if image is None else Shot(pictures_from_tensor(image))
+            base = shot_of_video(video) if image is None else Shot(batch_of_tensor(image))
         shot = replace(
             base,
             duration=seconds(duration) or None,
@@ -294,10 +294,17 @@ class TroupeSaveVideo(io.ComfyNode):
             lazy = video if isinstance(video, LazyVideo) else LazyVideo(film)
             write = partial(lazy.write, preset=chosen, metadata=cls._metadata(), new=True)
             name = save_numbered(write, folder, stem, counter, f".{chosen.extension}")
-            shown = preview_of(folder / name, subfolder, chosen, film)
-        preview = ui.PreviewVideo(shown).as_dict() if shown else {}
+            small = small_copy(folder / name, chosen, film)
         saved = f"{subfolder}/{name}" if subfolder else name
-        return io.NodeOutput(lazy, saved, ui={**preview, **_told(cls, notes)})
+        shown = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)]).as_dict()
+        if small:  # web/js/film_preview.js shows it instead; the file stays what others read
+            shown["preview"] = small
+        return io.NodeOutput(lazy, saved, ui=shown | _told(cls, notes))
+        saved = f"{subfolder}/{name}" if subfolder else name
+        shown = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)]).as_dict()
+        if small:  # web/js/video shows it instead; the file stays what others read
+            shown["preview"] = small
+        return io.NodeOutput(lazy, saved, ui=shown | _told(cls, notes))
 
     @classmethod
     def _metadata(cls) -> dict | None:

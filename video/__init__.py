@@ -36,6 +36,7 @@ from .sources import (
     Pictures,
     TensorPictures,
     VideoFile,
+    batch_of_tensor,
     pictures_from_tensor,
     pictures_in_folder,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "VideoFile",
     "View",
     "assemble",
+    "batch_of_tensor",
     "camera_move",
     "cropped",
     "encode",

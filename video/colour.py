@@ -12,10 +12,10 @@ import tempfile
 import numpy as np
 
 # Accurate rounding, chroma interpolated; libswscale's quick default darkens every picture by a
-# level or more, at each generation. Bilinear where the size stays, Lanczos where it changes.
+# level or more, at each generation. Bilinear where the size stays, bicubic where it changes.
 EXACT = 0x40000 | 0x2000
-BILINEAR, LANCZOS = 0x2 | EXACT, 0x200 | 0x4000 | EXACT
-BICUBIC = 0x4 | EXACT  # bilinear with accurate rounding gives wrong colours in 16 bit
+BILINEAR = 0x2 | EXACT
+BICUBIC = 0x4 | EXACT  # also where the size stays in 16 bit: bilinear gives wrong colours there
 DEEP_WHITE = 255 / 256  # what libswscale makes of full scale in 16 bit
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 LIMITED_RANGE = 1
@@ -75,7 +75,7 @@ class Converter:
     def _rgb(self, frame, pixels: str, width: int, height: int):
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
         same = (frame.width, frame.height) == (width, height)
-        smooth = BICUBIC if pixels == "rgb48le" else BILINEAR
+        smooth = BILINEAR if same and pixels != "rgb48le" else BICUBIC
         return self._reformatter.reformat(
             frame,
             width=width,
@@ -86,7 +86,7 @@ class Converter:
             dst_colorspace=UNTAGGED_MATRIX,
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
-            interpolation=smooth if same else LANCZOS,
+            interpolation=smooth,
         )
 
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]  # (frames done, frames of the film); may raise to stop
 
 FRAMES_AHEAD = 3
+PICTURES_AHEAD = 2  # rendered in one thread while another converts and the encoder encodes
 MAX_THREADS = 16  # of an encoder: more of them cost memory and delay, not time
 SCALER = 0x2 | 0x40000 | 0x4000  # bilinear, accurate rounding, chroma from all pixels
 BT709 = 1  # the value of this matrix, of its primaries and of its transfer curve
@@ -223,8 +224,8 @@ def _video_frames(film: Timeline, preset: Preset) -> Generator[Any, None, None]:
     width, height = _encoded_size(film, preset)
     shown: np.ndarray | None = None
     frame = None
-    with Renderer(film) as renderer:
-        for picture in renderer.frames():
+    with closing(ahead(_pictures(film), PICTURES_AHEAD)) as pictures:
+        for picture in pictures:
             if picture is not shown:
                 shown = picture
                 rgb = av.VideoFrame.from_numpy_buffer(_padded(picture, width, height), "rgb24")
@@ -239,6 +240,11 @@ def _video_frames(film: Timeline, preset: Preset) -> Generator[Any, None, None]:
                 )
                 _tag(frame, preset)
             yield frame
+
+
+def _pictures(film: Timeline) -> Generator[np.ndarray, None, None]:
+    with Renderer(film) as renderer:
+        yield from renderer.frames()
 
 
 def _padded(picture: np.ndarray, width: int, height: int) -> np.ndarray:

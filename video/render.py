@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .framing import Framer
-from .sources import Reader
+from .framing import Framer, size_to_read
+from .sources import Reader, VideoFile
 from .timeline import Moment, Shot, Timeline
 from .transitions import blend
 
@@ -67,7 +67,12 @@ class _OpenShot:
     def __init__(self, shot: Shot, width: int, height: int) -> None:
         self._effects = shot.effects
         self._framer = Framer(shot.fit, shot.camera, width, height)
-        self._reader: Reader = shot.source.open()
+        source = shot.source
+        if isinstance(source, VideoFile):  # scaled while it is converted, which costs nothing more
+            size = size_to_read(shot.fit, shot.camera, source.size(), (width, height))
+            self._reader: Reader = source.open(size)
+        else:
+            self._reader = source.open()
 
     def frame(self, moment: Moment) -> np.ndarray:
         picture = self._framer.frame(self._reader.picture(moment), moment.progress)

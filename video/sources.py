@@ -133,22 +133,41 @@ def quantised(image_hwc: torch.Tensor, out: np.ndarray | None = None) -> np.ndar
     """A float picture (height, width, 1|3|4) in [0, 1] as uint8 (height, width, 3).
 
     Rounds to the nearest level; clamps what lies outside [0, 1]; NaN becomes black; alpha is laid
-    over black. Works in strips, so the extra memory is a few hundred kB.
+    over black. Works in strips that stay in the processor's cache.
     """
-    import torch
-
     height, width, channels = image_hwc.shape
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
-    target = torch.from_numpy(out)
-    with torch.inference_mode():
-        for row in range(0, height, STRIP_ROWS):
-            strip = image_hwc[row : row + STRIP_ROWS].to("cpu", torch.float32, copy=True)
-            if channels == 4:
-                strip = strip[..., :3] * strip[..., 3:].clamp(0, 1)
-            strip.nan_to_num_(0.0, 1.0, 0.0).clamp_(0, 1).mul_(255).round_()
-            target[row : row + STRIP_ROWS] = strip
+    image = image_hwc.detach().float().cpu().numpy()
+    levels = np.empty((STRIP_ROWS, width, min(channels, 3)), np.float32)
+    for row in range(0, height, STRIP_ROWS):
+        strip = image[row : row + STRIP_ROWS]
+        part = levels[: len(strip)]
+        if channels == 4:
+            strip = strip[..., :3] * np.clip(strip[..., 3:], 0, 1)
+        np.multiply(strip, np.float32(255), out=part)
+        np.rint(part, out=part)
+        np.fmin(np.fmax(part, 0, out=part), 255, out=part)  # these two take NaN for the bound
+        out[row : row + STRIP_ROWS] = part
     return out
+
+
+def batch_of_tensor(images_bhwc: torch.Tensor) -> Pictures | TensorPictures:
+    """A still, quantised at once, or a batch, quantised as it plays, beside the encoder.
+
+    Raises:
+        VideoError: not a batch of pictures, or empty.
+    """
+    _check_batch(images_bhwc)
+    if len(images_bhwc) == 1:
+        return pictures_from_tensor(images_bhwc)
+    return TensorPictures(images_bhwc)
+
+
+def _check_batch(images_bhwc: torch.Tensor) -> None:
+    shape = tuple(images_bhwc.shape)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
+        raise VideoError(f"Expected images (count, height, width, 1, 3 or 4), got {shape}.")
 
 
 def pictures_from_tensor(images_bhwc: torch.Tensor) -> Pictures:
@@ -157,10 +176,8 @@ def pictures_from_tensor(images_bhwc: torch.Tensor) -> Pictures:
     Raises:
         VideoError: not a batch of pictures, or empty.
     """
-    shape = tuple(images_bhwc.shape)
-    if len(shape) != 4 or shape[3] not in (1, 3, 4) or 0 in shape:
-        raise VideoError(f"Expected images (count, height, width, 1, 3 or 4), got {shape}.")
-    pictures = np.empty((*shape[:3], 3), np.uint8)
+    _check_batch(images_bhwc)
+    pictures = np.empty((*images_bhwc.shape[:3], 3), np.uint8)
     for number, image in enumerate(images_bhwc):
         quantised(image, pictures[number])
     return Pictures(pictures)
@@ -347,7 +364,8 @@ class VideoFile:
     def seconds(self, fps: Fraction) -> Fraction:
         return self.duration
 
-    def open(self) -> Reader:
+    def open(self, size: tuple[int, int] | None = None) -> Reader:
+        """A reader of pictures of this size, scaled on the way; None is the file's own."""
         from .decode import VideoReader
 
-        return VideoReader(self)
+        return VideoReader(self, size)

@@ -39,15 +39,18 @@ def lerp_u8(a: np.ndarray, b: np.ndarray, weight: float | np.ndarray, out: np.nd
     """out = a + (b - a) * weight, rounded; weight is a number or fits (height, width, 1)."""
     first, second, target = _tensor(a), _tensor(b), torch.from_numpy(out)
     per_pixel = None if isinstance(weight, float) else torch.from_numpy(weight)
+    rows, width, channels = a.shape
     with torch.inference_mode():
-        for row in range(0, a.shape[0], STRIP_ROWS):
+        buffers = torch.empty((2, min(STRIP_ROWS, rows), width, channels))
+        for row in range(0, rows, STRIP_ROWS):
             part = slice(row, row + STRIP_ROWS)
             step = weight
             if per_pixel is not None:
                 step = per_pixel[part] if len(per_pixel) > 1 else per_pixel
-            base = first[part].to(torch.float32)
-            change = second[part].to(torch.float32).sub_(base).mul_(step)
-            target[part] = base.add_(change).round_()
+            base, change = buffers[:, : min(STRIP_ROWS, rows - row)]
+            base.copy_(first[part])
+            change.copy_(second[part])
+            target[part] = torch.lerp(base, change, step, out=base).round_()
 
 
 def _tensor(picture: np.ndarray) -> torch.Tensor:

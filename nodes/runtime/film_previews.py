@@ -24,13 +24,13 @@ from .lazy_video import FilmProgress
 PREVIEW_SIDE = 640  # pixels of the longer side
 
 
-def preview_of(path: Path, subfolder: str, preset: Preset, film: Timeline) -> list[ui.SavedResult]:
-    """The saved film itself, or a small H.264 of it in ComfyUI's temp folder; none where it fails.
+def small_copy(path: Path, preset: Preset, film: Timeline) -> list[ui.SavedResult]:
+    """A small H.264 of a saved film in ComfyUI's temp folder; none where the page plays the film.
 
     The film is read from its file, which costs less than to render it again.
     """
     if preset.in_browsers:
-        return [ui.SavedResult(path.name, subfolder, io.FolderType.output)]
+        return []
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     name = f"troupe_preview_{uuid.uuid4().hex}.mp4"

@@ -203,6 +203,33 @@ def test_folders_of_frames(server, pictures):
     assert again != first and levels(again)[3] == 255
 
 
+def test_what_browsers_do_not_play_has_a_small_copy_to_look_at(server, pictures):
+    graph = slideshow(pictures, width=1280, height=720)
+    graph |= {"save": save("film", preset="ffv1"), "plain": save("film")}
+    outputs = server.client.run(graph)
+    assert saved_file(server, outputs).suffix == ".mkv"  # what clients fetch is the film
+    (small,) = outputs["save"]["preview"]
+    assert small["type"] == "temp" and "preview" not in outputs["plain"]
+    with av.open(io.BytesIO(server.client.view(**small))) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.width, context.height) == ("h264", 640, 360)
+        assert sum(1 for _ in container.decode(video=0)) == 60
+
+
+def test_files_that_are_cut_off_are_said_on_the_node(server, pictures):
+    first = saved_file(server, server.client.run(slideshow(pictures) | {"save": save("film")}))
+    data = first.read_bytes()
+    (server.input_dir / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    graph = {
+        "load": node("LoadVideo", file="cut.mp4"),
+        "one": shot(video=["load", 0]),
+        "film": timeline("one"),
+        "save": save("film"),
+    }
+    outputs = server.client.run(graph)
+    assert "cut.mp4 is cut off: of 2.50 s only the first" in outputs["one"]["text"][0]
+
+
 def test_cancelling_stops_at_once_and_leaves_no_file(server, pictures):
     long = slideshow(pictures, width=1280, height=720)
     long["shot1"]["inputs"] |= {"duration": 600.0, "camera": "pan_left"}

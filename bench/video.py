@@ -1,6 +1,5 @@
 """Films: how near we come to the bare encoder, how we compare with core, what memory it takes."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -9,7 +8,6 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -25,12 +23,12 @@ from video import (
     make_transition,
     preset_named,
 )
-from video.encode import MAX_THREADS
 
 from . import Row, alternate
+from . import _films as films
+from ._films import CRF
 
 WIDTH, HEIGHT = 1920, 1080
-CRF = 19.0
 
 
 def rows() -> Iterator[Row]:
@@ -38,6 +36,7 @@ def rows() -> Iterator[Row]:
         for speed, count in (("medium", 24), ("veryfast", 48), ("ultrafast", 48)):
             yield _against_the_encoder(Path(folder), speed, count)
         yield _slideshow(Path(folder))
+        yield from films.rows(Path(folder), _moving(24))
     yield _peak()
 
 
@@ -57,27 +56,8 @@ def _moving(count: int) -> np.ndarray:
 
 def _against_the_encoder(folder: Path, speed: str, count: int) -> Row:
     """The same frames, once as a film of ours, once ready in the encoder's own pixel format."""
-    frames = _moving(count)
-    film = assemble([Shot(Pictures(frames))], 24)
-    preset = replace(preset_named("h264"), crf=CRF, options=(("preset", speed),))
-    ready = [
-        av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
-        for frame in frames
-    ]
-
-    def bare() -> None:
-        with av.open(str(folder / "bare.mp4"), "w") as output:
-            stream = output.add_stream("libx264", rate=24)
-            stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            stream.options = {"preset": speed, "crf": f"{CRF:g}"}
-            stream.codec_context.thread_count = min(os.cpu_count() or 1, MAX_THREADS)
-            for index, frame in enumerate(ready):
-                frame.pts = index
-                output.mux(stream.encode(frame))
-            output.mux(stream.encode(None))
-
-    ours, peer = alternate(lambda: encode(film, folder / "ours.mp4", preset), bare)
-    return Row(f"video.{speed}_vs_encoder", count / ours, "frames/s", "bare x264", peer / ours)
+    film = assemble([Shot(Pictures(_moving(count)))], 24)
+    return films.against_the_encoder(folder, f"video.{speed}_vs_encoder", lambda: film, speed)
 
 
 def _stills_film(width: int, height: int, seconds: Fraction, zoom: bool = False) -> Timeline:

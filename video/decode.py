@@ -12,7 +12,7 @@ import numpy as np
 
 from .colour import Converter, quarter_turns
 from .errors import VideoError
-from .feed import Feed, file_label, open_input, video_stream
+from .feed import Feed, decoder, file_label, open_input, video_stream
 from .notes import say
 from .rational import from_av, nearest
 from .scan import MICROSECOND, Scan, end_of_header, grid_of, scan
@@ -38,14 +38,11 @@ def open_video(
     """
     with open_input(file) as container:
         stream = video_stream(container, file)
-        frame = next(Feed(container, stream, file), None)
+        found, frame = scan(container, stream, decoder(stream))
         if frame is None:
             raise VideoError(f"{file_label(file)} has no frame that can be decoded.")
         width, height = _display_size(frame, stream)
         has_sound = any(s.codec_context is not None for s in container.streams.audio)
-    with open_input(file) as container:
-        stream = video_stream(container, file)
-        found = scan(container, stream)
         tick = from_av(stream.time_base) or Fraction(1, 1000)
         average, base = from_av(stream.average_rate), from_av(stream.base_rate)
         rate, late = grid_of(found, tick, average, base)

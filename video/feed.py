@@ -54,7 +54,7 @@ class Feed:
         self._key = key
         self._waiting = late or key is not None
         self._begin: int | None = None
-        self._decode = _decoder(stream)
+        self._decode = decoder(stream)
         self._fields: _Deinterlacer | None = None
         self._iterator = self._run()
 
@@ -116,7 +116,7 @@ def _dts(packet) -> int | None:
     return packet.pts if packet.dts is None else packet.dts
 
 
-def _decoder(stream):
+def decoder(stream):
     """What makes frames of a packet; VP8 and VP9 with alpha need another than FFmpeg's choice."""
     import av
 

@@ -6,8 +6,10 @@ Headers are often wrong or silent about all of this, so the packets are read onc
 from __future__ import annotations
 
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -41,37 +43,48 @@ class Scan:
         return self.keys[at] if at >= 0 else None
 
 
-def scan(container, stream) -> Scan:
-    """Read the packets of an open container; `stream` is the picture's."""
+def scan(container, stream, decode) -> tuple[Scan, Any]:
+    """Read the packets of a file that was just opened; `stream` is the picture's.
+
+    Also gives the first frame that `decode` (packet -> frames) makes, None where it makes none.
+    """
     import av
 
     times: list[int] = []
     keys: list[tuple[int, int]] = []
     stop = size = 0
     latest = Fraction(0)
+    frame = None
+    whole = True
     packets = container.demux()
-    while True:
+    while whole or frame is None:
         try:
             packet = next(packets)
         except (StopIteration, av.error.FFmpegError):  # a file that is cut off ends in either
             break
+        picture = packet.stream_index == stream.index
+        if picture and frame is None:
+            with suppress(av.error.FFmpegError):
+                frame = next(iter(decode(packet)), None)
         size += packet.size
-        if size > SCAN_BYTES:
-            return Scan(False)
+        whole = whole and size <= SCAN_BYTES
         if not packet.size or packet.is_discard:
             continue
         base = from_av(packet.time_base)
         if packet.pts is not None and base:
             latest = max(latest, (packet.pts + (packet.duration or 0)) * base)
-        if packet.stream_index != stream.index:
+        if not picture:
             continue
         if packet.pts is None:
-            return Scan(False)
+            whole = False
+            continue
         times.append(packet.pts)
         stop = max(stop, packet.pts + (packet.duration or 0))
         if packet.is_keyframe:
             keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-    return Scan(bool(times), tuple(sorted(times)), tuple(sorted(keys)), stop, latest)
+    if not whole or not times:
+        return Scan(False), frame
+    return Scan(True, tuple(sorted(times)), tuple(sorted(keys)), stop, latest), frame
 
 
 def grid_of(

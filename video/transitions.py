@@ -35,19 +35,27 @@ class TransitionKind:
 # --- K2: fades ------------------------------------------------------------------------------------
 
 
-def lerp_u8(a: np.ndarray, b: np.ndarray, weight: float | np.ndarray, out: np.ndarray) -> None:
-    """out = a + (b - a) * weight, rounded; weight is a number or fits (height, width, 1)."""
+Weight = float | Callable[[slice], torch.Tensor]
+
+
+def lerp_u8(a: np.ndarray, b: np.ndarray, weight: Weight, out: np.ndarray) -> None:
+    """out = a + (b - a) * weight, rounded.
+
+    `weight` is a number, or gives for a slice of rows what fits (rows, width, 1).
+    """
     first, second, target = _tensor(a), _tensor(b), torch.from_numpy(out)
-    per_pixel = None if isinstance(weight, float) else torch.from_numpy(weight)
     rows, width, channels = a.shape
     with torch.inference_mode():
         buffers = torch.empty((2, min(STRIP_ROWS, rows), width, channels))
         for row in range(0, rows, STRIP_ROWS):
-            part = slice(row, row + STRIP_ROWS)
+            part = slice(row, min(row + STRIP_ROWS, rows))
             step = weight
-            if per_pixel is not None:
-                step = per_pixel[part] if len(per_pixel) > 1 else per_pixel
-            base, change = buffers[:, : min(STRIP_ROWS, rows - row)]
+            if not isinstance(weight, float):
+                step = weight(part)
+                if step.max() <= 0 or step.min() >= 1:  # nothing to mix here
+                    target[part] = (first if step.max() <= 0 else second)[part]
+                    continue
+            base, change = buffers[:, : part.stop - row]
             base.copy_(first[part])
             change.copy_(second[part])
             target[part] = torch.lerp(base, change, step, out=base).round_()
@@ -88,21 +96,38 @@ def field_wipe(field: Field, a: np.ndarray, b: np.ndarray, t: float, softness: f
     weight = smoothstep((t (1 + s) - m) / s): at t = 0 all A, at t = 1 all B, for every softness.
     """
     m = _sampled(field, *a.shape[:2])
-    out = a.copy()
     if softness <= 0:
+        out = a.copy()
         _copy_where(out, b, m < t)
         return out
-    weight = np.clip((t * (1.0 + softness) - m) / softness, 0.0, 1.0)
+    edge = t * (1.0 + softness)
+    if len(m) > 1 and m.shape[1] > 1:
+        out = np.empty_like(a)
+        lerp_u8(a, b, partial(_smooth, torch.from_numpy(m), edge, softness), out)
+        return out
+    return _straight_wipe(m, a, b, edge, softness)
+
+
+def _smooth(m: torch.Tensor, edge: float, softness: float, rows: slice) -> torch.Tensor:
+    weight = ((edge - m[rows if len(m) > 1 else slice(None)]) / softness).clamp_(0.0, 1.0)
+    return (weight * weight * (3.0 - 2.0 * weight))[..., None]
+
+
+def _straight_wipe(
+    m: np.ndarray, a: np.ndarray, b: np.ndarray, edge: float, softness: float
+) -> np.ndarray:
+    """One weight for a whole row or column: blocks are copied, only the soft edge is mixed."""
+    out = a.copy()
+    weight = (edge - m) / softness
     _copy_where(out, b, weight >= 1.0)
-    rows = _extent(((weight > 0.0) & (weight < 1.0)).any(axis=1), a.shape[0])
-    columns = _extent(((weight > 0.0) & (weight < 1.0)).any(axis=0), a.shape[1])
-    # A straight wipe has one weight for a whole row or column; that axis stays of size 1.
-    part = weight[rows if len(weight) > 1 else ..., :][:, columns if weight.shape[1] > 1 else ...]
+    soft = (weight > 0.0) & (weight < 1.0)
+    rows, columns = _extent(soft.any(axis=1), a.shape[0]), _extent(soft.any(axis=0), a.shape[1])
+    part = m[rows if len(m) > 1 else ..., :][:, columns if m.shape[1] > 1 else ...]
     band = np.empty_like(out[rows, columns])
     lerp_u8(
         np.ascontiguousarray(a[rows, columns]),
         np.ascontiguousarray(b[rows, columns]),
-        np.ascontiguousarray((part * part * (3.0 - 2.0 * part))[..., None]),
+        partial(_smooth, torch.from_numpy(np.ascontiguousarray(part)), edge, softness),
         band,
     )
     out[rows, columns] = band

@@ -136,6 +136,7 @@ class VideoReader:
         self._step = 1 / (video.rate or Fraction(24))
         self._slack = min(SLACK, self._step / 4)
         self._last_time = -self._step
+        self._upcoming_pts = Fraction(0)
         self._picture: np.ndarray | None = None
         if video.start > SEEK_AHEAD:
             self._seek(video.start)
@@ -183,8 +184,7 @@ class VideoReader:
         found = self._video.scan
         key = None
         if found.whole:
-            half = self._step / 2
-            key = found.key_before(int((time + half + self._video.origin) / self._tick))
+            key = found.key_before(int((time + self._slack + self._video.origin) / self._tick))
         if forward and key is not None and key[0] * self._tick <= self._upcoming_pts:
             return  # nothing to jump to: decoding on is the nearest way
         for back in SEEK_BACK:
@@ -193,7 +193,9 @@ class VideoReader:
                 target = key[1] - back / self._tick
             if time > back and self._rewind(int(target), key) and self._time <= time + self._slack:
                 return
-        if not self._rewind(None, key) and not self._rewind(None, None):
+        if self._rewind(None, key) and self._time <= time + self._slack:
+            return
+        if not self._rewind(None, None):
             self._fail()
 
     def _rewind(self, ticks: int | None, key: tuple[int, int] | None) -> bool:
@@ -213,7 +215,7 @@ class VideoReader:
         self._last_time = -self._step
         self._picture = None
         self._current = self._decode()
-        if self._current is None:
+        if self._current is None or (late and self._current.pts is None):  # nobody knows where
             return False
         self._time = self._upcoming_time
         self._earliest = key is None and not late

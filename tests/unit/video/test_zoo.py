@@ -186,10 +186,10 @@ def test_jitter_of_a_phone_neither_repeats_nor_drops(tmp_path):
     assert np.abs(got[:59] - 4 * np.arange(59)).max() <= 2
 
 
-@pytest.mark.parametrize("suffix", ["ts", "mkv", "flv", "avi"])
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "flv", "avi", "h264"])
 def test_long_groups_and_missing_indexes_lead_to_the_right_frame(tmp_path, suffix):
     frames = np.stack([np.full((32, 32, 3), n // 2, np.uint8) for n in range(0, 500, 2)])
-    options = {"crf": "0", "g": "200", "bf": "0" if suffix == "avi" else "2"}
+    options = {"crf": "0", "g": "200", "bf": "0" if suffix in ("avi", "h264") else "2"}
     path = write(tmp_path / f"long.{suffix}", frames, rate=25, options=options)
     if suffix == "mkv":  # as written by a recorder that was killed: no index
         data = path.read_bytes()

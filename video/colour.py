@@ -12,9 +12,10 @@ import tempfile
 import numpy as np
 
 # Accurate rounding, chroma interpolated; libswscale's quick default darkens every picture by a
-# level or more, at each generation. Bilinear where the size stays, bicubic where it changes.
+# level or more, at each generation. Bilinear where the size stays, the area
+# where it shrinks (nearer to Lanczos than bicubic, in half the time), bicubic where it grows.
 EXACT = 0x40000 | 0x2000
-BILINEAR = 0x2 | EXACT
+BILINEAR, AREA = 0x2 | EXACT, 0x20 | EXACT
 BICUBIC = 0x4 | EXACT  # also where the size stays in 16 bit: bilinear gives wrong colours there
 DEEP_WHITE = 255 / 256  # what libswscale makes of full scale in 16 bit
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
@@ -74,8 +75,9 @@ class Converter:
 
     def _rgb(self, frame, pixels: str, width: int, height: int):
         full = frame.color_range == FULL_RANGE or frame.format.name.startswith("yuvj")
-        same = (frame.width, frame.height) == (width, height)
-        smooth = BILINEAR if same and pixels != "rgb48le" else BICUBIC
+        smooth = BICUBIC
+        if pixels != "rgb48le" and width <= frame.width and height <= frame.height:
+            smooth = BILINEAR if (width, height) == (frame.width, frame.height) else AREA
         return self._reformatter.reformat(
             frame,
             width=width,

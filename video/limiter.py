@@ -21,7 +21,7 @@ def limited(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     Blocks have any length; the film ends with the last one.
     """
     pending: np.ndarray | None = None  # samples that wait for those after them
-    margin = 2 * REACH * HOP
+    margin = (2 * REACH + 1) * HOP  # as far as a gain looks
     before = 0  # samples at the front of `pending` that are out already, kept to measure
     for block in blocks:
         pending = block if pending is None else np.concatenate((pending, block), axis=1)
@@ -35,6 +35,7 @@ def limited(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _lowered(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Samples start..stop, at gains that all of them around decide."""
     part = samples[:, start:stop]
     peaks = np.abs(samples).max(axis=0)
     if peaks.max() <= 1.0:

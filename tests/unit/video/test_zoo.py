@@ -5,11 +5,13 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.unit.video.conftest import moving, noise, psnr, rendered, texture
+from tests.unit.video.conftest import clip, moving, noise, psnr, rendered, texture
 from tests.unit.video.test_sources import write
-from video import Renderer, Shot, assemble, listening, open_video
+from video import Pictures, Renderer, Shot, assemble, encode, listening, open_video
 from video.colour import HLG, PQ, tone_table
+from video.framing import size_to_read
 
 SKIN = (200, 120, 90)
 
@@ -98,10 +100,24 @@ def test_pixels_that_are_not_square_are_shown_square(tmp_path, aspect, size):
     got = film(tmp_path / "wide.mp4")
     assert (got.width, got.height) == size
     smooth = texture(96 + 12, 48)[:, :96]
-    from PIL import Image
-
     wanted = np.asarray(Image.fromarray(smooth).resize(size, Image.Resampling.LANCZOS))
     assert psnr(rendered(got)[0], wanted) > 30
+
+
+@pytest.mark.parametrize("size", [(64, 36), (60, 40), (40, 40), (200, 150), (97, 55)])
+@pytest.mark.parametrize("fit", ["fill", "fit", "stretch"])
+def test_files_are_read_in_the_size_of_the_film(tmp_path, fit, size):
+    """What libswscale scales on the way is what would be made of the whole picture afterwards."""
+    path = write(tmp_path / "clip.mp4", moving(3, 128, 72), tag=(1, 1))
+    source = open_video(str(path))
+    pictures = Pictures(rendered(assemble([Shot(source)], 24)))
+    got = rendered(assemble([Shot(source, fit=fit)], 24, *size)).astype(int)
+    wanted = rendered(assemble([Shot(pictures, fit=fit)], 24, *size))
+    assert got.shape == wanted.shape
+    assert psnr(got, wanted) > 36
+    assert np.abs((got - wanted).mean((0, 1, 2))).max() < 0.5  # neither darker nor tinted
+    read = size_to_read(fit, None, source.size(), size)
+    assert read == size or fit == "fit" or (read[0] - size[0]) % 2 == (read[1] - size[1]) % 2 == 0
 
 
 def test_interlaced_files_have_no_combs(tmp_path):
@@ -203,11 +219,7 @@ def test_long_groups_and_missing_indexes_lead_to_the_right_frame(tmp_path, suffi
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_a_file_that_is_cut_off_is_said_and_does_not_freeze(tmp_path, suffix):
-    from video import encode
-
     pictures = np.stack([noise(64, 64, n) for n in range(96)])
-    from tests.unit.video.conftest import clip
-
     path = tmp_path / f"cut.{suffix}"
     encode(clip(pictures), path, "h264" if suffix == "mp4" else "ffv1")
     data = path.read_bytes()

@@ -264,21 +264,26 @@ def _opened(path: Path):
     try:
         return Image.open(path)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            deep = _float_colours(path)  # a kind that Pillow does not know
-            if deep is not None:
-                return Image.fromarray(deep)
+        picture = _by_ffmpeg(path)  # knows TIFF of float colours, and AVIF where Pillow does not
+        if picture is not None:
+            return Image.fromarray(picture)
         raise VideoError(f"{path.name} is not a readable picture: replace or remove it.") from error
 
 
-def _float_colours(path: Path) -> np.ndarray | None:
-    """A TIFF of float colours by FFmpeg, or None where it is none."""
+def _by_ffmpeg(path: Path) -> np.ndarray | None:
+    """The first frame of a kind of picture that Pillow may not read, None where it is none."""
     import av
 
+    from .colour import Converter
+
+    if path.suffix.lower() not in (".tif", ".tiff", ".avif"):
+        return None
     try:
         with av.open(str(path)) as container:
             frame = next(container.decode(video=0))
-            return _levels(frame.to_ndarray()) if "f32" in frame.format.name else None
+            if "f32" in frame.format.name:
+                return _levels(frame.to_ndarray())
+            return Converter(frame.width, frame.height, 0).picture(frame)
     except (av.error.FFmpegError, ValueError, StopIteration):
         return None
 

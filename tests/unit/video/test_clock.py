@@ -127,8 +127,9 @@ def test_damaged_sound_is_silent_there_and_said(tmp_path):
     assert notes == ["clip.mp4 has damaged sound, it is silent there."]
     loud = [np.abs(got[int(s * RATE) : int(s * RATE) + 4800]).max() for s in (0.5, 2, 3.5)]
     assert min(loud) > 0.3
-    clean = tone(4, channels=1).samples[0]
-    assert np.abs(got[3 * RATE : 4 * RATE - 4096] - clean[3 * RATE : 4 * RATE - 4096]).max() < 0.1
+    later = slice(3 * RATE, 38 * RATE // 10)
+    error = np.abs(got[later] - tone(4, channels=1).samples[0][later])
+    assert np.median(error) < 0.01  # one sample late would be 0.02; the encoder bends some frames
 
 
 def test_samples_that_are_no_numbers_are_silent_and_said(tmp_path):

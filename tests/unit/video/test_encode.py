@@ -34,7 +34,15 @@ from video import (
     with_quality,
 )
 
-FLOORS = {"h264": 36, "h264_draft": 30, "h264_best": 40, "h265": 34, "vp9": 32, "prores": 42}
+FLOORS = {
+    "h264": 36,
+    "h264_draft": 30,
+    "h264_best": 40,
+    "h265": 34,
+    "av1": 32,
+    "vp9": 32,
+    "prores": 42,
+}
 
 
 def saved(folder: Path, film, preset="h264", **more) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .rational import from_av
 
-SCAN_BYTES = 2**30  # of packets; of what is longer only the header is believed
+SCAN_BYTES = 2**32  # of packets; of what is longer only the header is believed
 USUAL = (10, 12, 15, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)
 MAX_NOMINAL = 240  # frames per second of a file whose frames come at odd times
 ROUNDING = 0.02  # of a frame: a phase this small is what containers round

@@ -300,11 +300,6 @@ class TroupeSaveVideo(io.ComfyNode):
         if small:  # web/js/film_preview.js shows it instead; the file stays what others read
             shown["preview"] = small
         return io.NodeOutput(lazy, saved, ui=shown | _told(cls, notes))
-        saved = f"{subfolder}/{name}" if subfolder else name
-        shown = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)]).as_dict()
-        if small:  # web/js/video shows it instead; the file stays what others read
-            shown["preview"] = small
-        return io.NodeOutput(lazy, saved, ui=shown | _told(cls, notes))
 
     @classmethod
     def _metadata(cls) -> dict | None:

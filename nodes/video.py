@@ -25,7 +25,6 @@ from ..video import (
     with_quality,
 )
 from . import video_widgets as widgets
-from .runtime.datasets import show_text
 from .runtime.film_previews import small_copy
 from .runtime.films import film_of_video, shot_of_video, sound_of_audio
 from .runtime.lazy_video import LazyVideo
@@ -107,7 +106,6 @@ class TroupeShot(io.ComfyNode):
                 ),
             ],
             outputs=[ShotSocket.Output(display_name="shot", tooltip="For Timeline.")],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -143,7 +141,7 @@ class TroupeShot(io.ComfyNode):
             transition=joint,
             volume=volume,
         )
-        return io.NodeOutput(shot, ui=_told(cls, notes) or None)
+        return io.NodeOutput(shot, ui=_told(notes) or None)
 
 
 class TroupeTimeline(io.ComfyNode):
@@ -265,7 +263,7 @@ class TroupeSaveVideo(io.ComfyNode):
                     display_name="file name", tooltip="Where it was written, below output/."
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
 
@@ -299,7 +297,7 @@ class TroupeSaveVideo(io.ComfyNode):
         shown = ui.PreviewVideo([ui.SavedResult(name, subfolder, io.FolderType.output)]).as_dict()
         if small:  # web/js/film_preview.js shows it instead; the file stays what others read
             shown["preview"] = small
-        return io.NodeOutput(lazy, saved, ui=shown | _told(cls, notes))
+        return io.NodeOutput(lazy, saved, ui=shown | _told(notes))
 
     @classmethod
     def _metadata(cls) -> dict | None:
@@ -368,12 +366,9 @@ class TroupeLoadFrames(io.ComfyNode):
         return io.NodeOutput(LazyVideo(assemble([Shot(source)], fps)))
 
 
-def _told(cls: type[io.ComfyNode], notes: list[str]) -> dict[str, list[str]]:
-    """What was noticed about files, written on the node and for those who ask over the API."""
-    if not notes:
-        return {}
-    show_text(cls, "\n".join(notes))
-    return {"text": notes}
+def _told(notes: list[str]) -> dict[str, list[str]]:
+    """What was noticed about files, for the node to show and for those who ask over the API."""
+    return {"text": notes} if notes else {}
 
 
 def _frames_folder(name: str) -> Path:

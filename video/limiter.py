@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
 HOP = 64  # samples that share one measured peak
 REACH = 8  # hops over which the gain sinks and rises again
@@ -40,6 +39,8 @@ def _lowered(samples: np.ndarray, start: int, stop: int) -> np.ndarray:
     peaks = np.abs(samples).max(axis=0)
     if peaks.max() <= 1.0:
         return part
+    from scipy.ndimage import minimum_filter1d, uniform_filter1d
+
     hops = -(-len(peaks) // HOP)
     peaks = np.pad(peaks, (0, hops * HOP - len(peaks))).reshape(hops, HOP).max(axis=1)
     needed = 1.0 / np.maximum(peaks, 1.0)

@@ -7,8 +7,6 @@ from PIL import Image
 
 from ..conditioning.pose import read_pose_files, write_poses
 from ..miniature import SHIPPED
-from ..training.dataset import read_dataset
-from .runtime.datasets import contact_sheet_of
 from .runtime.miniature import DANCES, NAME, cast_file, load_miniature
 from .runtime.types import Dataset, IPAdapter, PoseKeypoint
 
@@ -91,6 +89,10 @@ class TroupeMiniatureCast(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames: int = MOST_FRAMES) -> io.NodeOutput:
+        # here, so that Load Miniature does not need what only training needs
+        from ..training.dataset import read_dataset
+        from .runtime.datasets import contact_sheet_of
+
         dataset = read_dataset(cast_file(""), resolution=SHIPPED.resolution)
         pictures = [_picture(f"_{role}.png") for role in ("attire", "background")]
         dances = [

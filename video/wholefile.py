@@ -142,7 +142,7 @@ def _claim(path: Path, new: bool) -> tuple[Path, IO[bytes]]:
             claim.close()
         else:
             with suppress(OSError):  # some network disks have no locks
-                _lock(claim)
+                _lock(claim, wait=True)  # for one who just looks whether it was left
         # after the part: who had the name before has put it in place by now
         if new and os.path.lexists(path):
             discard(part)
@@ -197,10 +197,10 @@ def _flush(part: Path) -> None:
             raise
 
 
-def _lock(file: IO[bytes]) -> None:
+def _lock(file: IO[bytes], wait: bool = False) -> None:
     import fcntl
 
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def _flush_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ import os
 import pytest
 import torch
 
+from tests.systems import needs_links, needs_pipes
+
 FRAME = json.dumps({"people": [], "canvas_width": 64, "canvas_height": 64})
 ASTRAY = ["../x.json", "a/../../x.json", "/etc/passwd", "\\\\host\\x.json", "C:/x.json", "a\0.json"]
 
@@ -37,6 +39,7 @@ def test_loading_stays_inside(nodes, sandbox, name):
         refused(nodes, sandbox, name)
 
 
+@needs_links
 def test_links_that_lead_out_are_not_followed(nodes, sandbox):
     secret = sandbox.outside / "secret.json"
     secret.write_text(FRAME, "ascii")
@@ -51,6 +54,7 @@ def test_links_that_lead_out_are_not_followed(nodes, sandbox):
     assert nodes.TroupeLoadPose.execute(pose_file="walk/1.json").result[1:] == (64, 64, 1)
 
 
+@needs_pipes
 def test_pipes_and_devices_are_not_opened(nodes, sandbox):
     os.mkfifo(sandbox.input / "pipe.json")
     assert "no .json files" in refused(nodes, sandbox, "pipe.json")
@@ -70,6 +74,7 @@ def test_saving_stays_inside(nodes, sandbox, prefix):
     assert not list(sandbox.root.rglob("*.part"))
 
 
+@needs_links
 def test_saving_does_not_follow_links_out(nodes, sandbox):
     os.symlink(sandbox.outside, sandbox.output / "away")
     with pytest.raises(ValueError, match="leads outside"):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.systems import needs_links
+
 STATE = {
     "image_proj.proj.weight": torch.zeros(8, 8),
     "image_proj.proj.bias": torch.zeros(8),
@@ -50,6 +52,7 @@ def test_names_that_lead_elsewhere(node, sandbox, name):
         assert "\n" not in str(caught.value)
 
 
+@needs_links
 def test_names_inside_are_read(node, sandbox):
     folder = sandbox.models / "ipadapter" / "sdxl"
     folder.mkdir()

@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.systems import needs_links
+
 ASTRAY = ["../x", "a/../../x", "/etc/passwd", "\\\\host\\x", "C:/x", "a\0b", "", "   ", "a/.."]
 
 
@@ -29,6 +31,7 @@ def test_the_lora_is_written_below_output_loras(nodes, sandbox, name):
     assert not list(sandbox.output.rglob("*.safetensors"))
 
 
+@needs_links
 def test_a_link_out_of_output_loras_is_not_followed(nodes, sandbox):
     (sandbox.output / "loras").mkdir()
     os.symlink(sandbox.outside, sandbox.output / "loras" / "linked")
@@ -41,7 +44,7 @@ def test_a_link_out_of_output_loras_is_not_followed(nodes, sandbox):
 @pytest.mark.parametrize("name", [*ASTRAY, "../outside/secret.txt", "gone.safetensors", "sub"])
 def test_only_listed_loras_are_read(loras, sandbox, name):
     (sandbox.models / "loras" / "sub").mkdir()
-    (sandbox.models / "loras" / "notes.txt").write_text("no LoRA")
+    (sandbox.models / "loras" / "notes.txt").write_text("no LoRA", "utf-8")
     save_file({"a": torch.ones(1)}, sandbox.outside / "x.safetensors")
     for wanted in (name, "notes.txt"):
         with pytest.raises(ValueError, match="LoRA"):
@@ -51,6 +54,7 @@ def test_only_listed_loras_are_read(loras, sandbox, name):
             loras.parse_stack(f"{name}: 1.0")
 
 
+@needs_links
 def test_shared_folders_are_followed_as_core_does(loras, sandbox):
     save_file({"a": torch.ones(1)}, sandbox.outside / "zoe.safetensors")
     os.symlink(sandbox.outside, sandbox.models / "loras" / "shared")

@@ -13,3 +13,11 @@ def children_of(pid: int) -> list[int]:
         except psutil.Error:  # it ended meanwhile
             continue
     return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs; one that ended and waits for its parent does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -96,6 +96,6 @@ def test_a_prompt_taken_out_of_the_queue_is_told(server):
 
 
 def test_paths_outside_are_not_served(server, tmp_path):
-    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "secret.txt").write_text("secret", "utf-8")
     with pytest.raises(HttpError):
         server.client.view("../secret.txt", subfolder=str(Path("..") / tmp_path.name))

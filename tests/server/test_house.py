@@ -1,7 +1,6 @@
 """The server itself: it starts with the pack, and nothing of it outlives who started it."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -12,6 +11,8 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.server.processes import runs
+from tests.systems import needs_signals
 from tools import server as house
 from tools.client import Client
 from tools.server import COMPANION_FOLDER, PACK_FOLDER, ROOT, ComfyServer, ServerError
@@ -20,7 +21,7 @@ from tools.server import COMPANION_FOLDER, PACK_FOLDER, ROOT, ComfyServer, Serve
 BREEDER = """
 import os, pathlib, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-pathlib.Path(__file__).with_name("child.pid").write_text(str(child.pid))
+pathlib.Path(__file__).with_name("child.pid").write_text(str(child.pid), "ascii")
 NODE_CLASS_MAPPINGS = {}
 """
 
@@ -45,20 +46,6 @@ def breeder(tmp_path: Path) -> Path:
 
 def child_of(breeder: Path) -> int:
     return int((breeder / "child.pid").read_text("ascii"))
-
-
-def runs(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits for its parent does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0]
-        return state != "Z"
-    except FileNotFoundError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return not Path("/proc").exists()
 
 
 def wait_until_gone(*pids: int) -> None:
@@ -103,14 +90,20 @@ def test_a_stopped_server_leaves_nothing(tmp_path, breeder):
     assert server.pid is None
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_dead_starter_leaves_nothing(tmp_path, breeder, how):
+def interrupt(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "end", [subprocess.Popen.kill, pytest.param(interrupt, marks=needs_signals)]
+)
+def test_a_dead_starter_leaves_nothing(tmp_path, breeder, end):
     command = [sys.executable, "-c", STARTER, str(tmp_path / "base"), str(breeder)]
     starter = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     pid, url = json.loads(starter.stdout.readline())
     pids = pid, child_of(breeder)
     assert all(map(runs, pids))
-    starter.send_signal(how)
+    end(starter)
     starter.communicate(timeout=60)
     wait_until_gone(*pids)
     assert_silent(url)

@@ -143,9 +143,13 @@ def test_a_folder_is_a_sequence_and_a_changed_file_is_read_again(server):
         return [f["people"][0]["pose_keypoints_2d"][0] for f in frames]
 
     assert noses() == [20, 40, 200]
-    (folder / "f2.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": [7] * 54}]}))
+    (folder / "f2.json").write_text(
+        json.dumps({"people": [{"pose_keypoints_2d": [7] * 54}]}), "utf-8"
+    )
     assert noses() == [20, 7, 200]
-    (folder / "f3.json").write_text(json.dumps({"people": [{"pose_keypoints_2d": [9] * 54}]}))
+    (folder / "f3.json").write_text(
+        json.dumps({"people": [{"pose_keypoints_2d": [9] * 54}]}), "utf-8"
+    )
     assert noses() == [20, 7, 9, 200]
 
 

@@ -4,18 +4,18 @@ import io
 import json
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import skimage.data
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.server.processes import children_of
+from tests.server.processes import children_of, runs
 from tools.client import ExecutionError, ExecutionInterrupted, PromptError
 from tools.events import Events
 from tools.server import ComfyServer
@@ -91,7 +91,7 @@ def run_dirs(server) -> list[Path]:
 
 
 def run_events(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text("utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_bad_input_is_refused_and_the_next_prompt_runs(server, trained):
     del tensors[hole]
     save_file(tensors, checkpoints / "hole.safetensors")
     (server.input_dir / "nothing").mkdir(exist_ok=True)
-    (server.input_dir / "nothing" / "readme.txt").write_text("no picture")
+    (server.input_dir / "nothing" / "readme.txt").write_text("no picture", "utf-8")
 
     refused(server, training(checkpoint="gone.safetensors"), "gone.safetensors")
     refused(server, training(checkpoint="cut.safetensors"), "cut.safetensors", "truncated")
@@ -307,14 +307,6 @@ def test_no_lora_key_is_dropped_in_silence(server, trained):
     server.client.run(applying())
 
 
-def alive(pid: int) -> bool:
-    try:
-        state = (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 def test_training_does_not_outlive_a_killed_comfyui(nano_models, tmp_path):
     shutil.copytree(nano_models, tmp_path / "models")
     write_dataset(tmp_path / "input" / "photos")
@@ -325,11 +317,11 @@ def test_training_does_not_outlive_a_killed_comfyui(nano_models, tmp_path):
                 lambda e: e.type == "progress" and e.data["max"] == 5000 and e.data["value"] >= 2
             )
             (child,) = children_of(own.pid)
-            os.kill(own.pid, signal.SIGKILL)
+            psutil.Process(own.pid).kill()
         deadline = time.monotonic() + 60
-        while alive(child) and time.monotonic() < deadline:
+        while runs(child) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert not alive(child)
+        assert not runs(child)
         (folder,) = run_dirs(own)
         stopped = run_events(folder)[-1]
         assert stopped["event"] == "stopped" and stopped["saved"]

@@ -98,7 +98,7 @@ def test_other_times_and_added_files_are_no_damage(index, tmp_path):
 def test_what_a_killed_unpack_left_is_cleared(index, tmp_path):
     left = tmp_path / "cache" / "ComfyUI-9.9.new-dead"
     left.mkdir(parents=True)
-    (left / "main.py").write_text("half")
+    (left / "main.py").write_text("half", "utf-8")
     folder = obtain(index.release, tmp_path / "cache", index.download)
     assert not left.exists()
     assert unpacked(folder) == FILES
@@ -148,7 +148,7 @@ import pathlib, shutil, sys, time
 from tools.comfyui import Release, obtain
 cache, archive, log = map(pathlib.Path, sys.argv[1:4])
 def download(folder):
-    with open(log, "a") as file:
+    with open(log, "a", encoding="utf-8") as file:
         file.write("downloaded\\n")
     time.sleep(0.5)
     return pathlib.Path(shutil.copy(archive, folder))
@@ -164,7 +164,7 @@ def test_processes_at_the_same_time_unpack_once(index, tmp_path):
     found = {p.communicate(timeout=60)[0].strip() for p in started}
     assert all(p.returncode == 0 for p in started)
     assert found == {str(tmp_path / "cache" / "ComfyUI-9.9").encode()}
-    assert log.read_text() == "downloaded\n"
+    assert log.read_text("utf-8") == "downloaded\n"
 
 
 def test_comfyui_path_wins_and_is_checked(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.systems import needs_links
 from tools.server import ROOT
 
 PYTEST = "import json, sys; print('ran', ascii(sys.prefix), json.dumps(sys.argv[1:])); sys.exit(7)"
@@ -88,6 +89,7 @@ def test_a_second_run_installs_nothing(house):
     assert "Installing" not in printed and "Making" not in printed
 
 
+@needs_links
 def test_through_a_link_it_is_the_same_house(house, tmp_path):
     (tmp_path / "custom nodes").mkdir()
     link = tmp_path / "custom nodes" / "ComfyUI-Troupe"

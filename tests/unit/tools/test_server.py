@@ -1,13 +1,10 @@
 """Folders that a ComfyUI of our own is shown."""
 
-import os
-
-import pytest
-
+from tests.systems import needs_links
 from tools.server import link_folder
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows may not allow symbolic links")
+@needs_links
 def test_a_folder_is_linked_even_where_nothing_is_yet(tmp_path):
     source, link = tmp_path / "models", tmp_path / "studio" / "models"
     source.mkdir()

@@ -82,7 +82,7 @@ def test_a_slice_ends_when_its_time_is_over():
 
 def test_reports_are_json_lines(tmp_path):
     run_stage(ToyStage, PLAN, _args("--steps", "4"))
-    lines = (tmp_path / "toy" / "log.jsonl").read_text().splitlines()
+    lines = (tmp_path / "toy" / "log.jsonl").read_text("utf-8").splitlines()
     last = json.loads(lines[-1])
     assert last["step"] == 4 and last["seen"] == 32
     assert last["loss"] >= 0 and last["pictures_per_s"] > 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.systems import needs_links, needs_pipes
 from training.dataset import Dataset, DatasetSettings, read_dataset
 from training.errors import DatasetError
 
@@ -82,6 +83,8 @@ def test_only_bad_files(tmp_path, name):
         read_dataset(tmp_path)
 
 
+@needs_links
+@needs_pipes
 def test_special_files_are_named(folder):
     os.mkfifo(folder / "pipe.png")
     os.mkfifo(folder / "good.caption")
@@ -97,6 +100,7 @@ def test_special_files_are_named(folder):
     assert "not read" in issue(dataset, "folder.png/", "warning")
 
 
+@needs_links
 def test_links_stay_inside_the_allowed_folders(folder, tmp_path):
     secret = sound(tmp_path / "outside" / "secret.png")
     sound(tmp_path / "library" / "shared.png")
@@ -120,6 +124,7 @@ def test_links_stay_inside_the_allowed_folders(folder, tmp_path):
     assert [i.path.name for i in strict.items] == ["good.png", "own.png"]
 
 
+@needs_links
 def test_dataset_folder_may_itself_be_a_link(folder, tmp_path):
     os.symlink(folder, tmp_path / "alias")
     assert len(read_dataset(tmp_path / "alias").items) == 1

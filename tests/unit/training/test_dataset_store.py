@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from tests.systems import needs_limits
 from training.buckets import place_mask, plan_buckets
 from training.dataset import DatasetSettings, read_dataset
 from training.errors import DatasetError
@@ -106,11 +107,12 @@ def test_wrong_input_is_named_before_anything_is_written(tmp_path, images, capti
 
 
 def test_a_store_that_cannot_be_written(tmp_path, pictures):
-    (tmp_path / "store").write_text("in the way")
+    (tmp_path / "store").write_text("in the way", "utf-8")
     with pytest.raises(DatasetError, match="Cannot keep the pictures"):
         keep_pictures(tmp_path / "store", pictures, ["x"], SETTINGS)
 
 
+@needs_limits
 def test_no_half_file_after_a_failed_write(tmp_path, pictures):
     import resource
     import subprocess

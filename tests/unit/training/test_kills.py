@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.systems import needs_fork
 from training import merge
 
 HERE = Path(__file__).resolve()
 KILLS = 20
 
 
+@needs_fork
 def test_a_run_killed_twenty_times_ends_bit_identical(job_values, tmp_path):
     job = merge(
         job_values,

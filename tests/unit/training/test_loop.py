@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_a_finished_run(train):
     assert all(e["loss"] > 0 and e["grad_norm"] > 0 and e["memory_mb"] > 0 for e in steps)
     assert [e["step"] for e in events if e["event"] == "checkpoint"] == [2, 4]
     done = events[-1]
-    assert json.loads(open(done["losses"]).read())["loss"] == [e["loss"] for e in steps]
+    assert json.loads(Path(done["losses"]).read_text("utf-8"))["loss"] == [e["loss"] for e in steps]
     assert Image.open(done["plot"]).size == (960, 480)
     (sample,) = done["samples"]
     with Image.open(sample[0]) as with_lora, Image.open(sample[1]) as base:
@@ -81,7 +82,7 @@ def test_a_finished_run(train):
         *("events.jsonl", "job.yaml", "lock", "lora.safetensors", "loss.png", "losses.json"),
         *("samples", "states"),
     }
-    assert [json.loads(x) for x in open(run / "events.jsonl")] == events
+    assert [json.loads(x) for x in (run / "events.jsonl").read_text("utf-8").splitlines()] == events
     assert load_job(run / "job.yaml").adapter.rank == 4
     phases = {e["name"] for e in events if e["event"] == "phase"}
     assert phases == {"latents", "text", "model", "train", "sample", "export"}
@@ -166,7 +167,7 @@ def test_a_stop_while_sampling_loses_nothing(train, tmp_path):
 
     def should_stop():
         files = list(log.rglob("events.jsonl"))
-        return bool(files) and '"name": "sample"' in files[0].read_text()
+        return bool(files) and '"name": "sample"' in files[0].read_text("utf-8")
 
     outcome, events = train(sampling, should_stop)
     assert outcome.lora is None
@@ -222,7 +223,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(make_loop, trai
     (warning,) = [e for e in events if e["event"] == "warning"]
     assert "Step 2" in warning["message"] and ".png" in warning["message"]
     assert events[-1]["skipped_steps"] == 1
-    assert json.loads(open(events[-1]["losses"]).read())["loss"][1] is None
+    assert json.loads(Path(events[-1]["losses"]).read_text("utf-8"))["loss"][1] is None
 
 
 def test_a_run_that_has_broken_down_ends(make_loop, monkeypatch):

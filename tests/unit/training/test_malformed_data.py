@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.systems import needs_case, needs_links, needs_pipes
 from training import DatasetError, DatasetSettings
 from training.buckets import place_image, place_mask, plan_buckets
 from training.dataset import read_dataset
@@ -313,7 +314,11 @@ FOLDERS = {  # what is done, the place that is named, words
 }
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+NEEDS = {name: needs_links for name in FOLDERS if "link" in name}
+NEEDS |= {"folder in itself": needs_links, "pipe": needs_pipes}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS.get(n, ())) for n in FOLDERS])
 def test_odd_things_in_a_folder_are_named(folder, name):
     spoil, place, words = FOLDERS[name]
     spoil(folder)
@@ -322,6 +327,7 @@ def test_odd_things_in_a_folder_are_named(folder, name):
     assert words in said(dataset, place, "error", "warning")
 
 
+@needs_case
 def test_names_that_differ_in_case_are_two_pictures(folder):
     (folder / "GOOD.png").write_bytes(encoded("PNG", "L"))
     (folder / "GOOD.txt").write_text("other", "utf-8")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.systems import needs_limits
 from training import TrainingError, merge
 from training.state import States
 
@@ -36,6 +37,7 @@ def warnings(events: list[dict]) -> list[str]:
 # -------------------------------------------------------------------------------------- full disk
 
 
+@needs_limits
 def test_a_full_disk_keeps_the_state_and_the_run_goes_on_when_there_is_room(
     job_values, tmp_path, train
 ):
@@ -122,6 +124,7 @@ def test_a_picture_that_breaks_is_named_and_the_step_is_left_out(make_loop, weig
 # ------------------------------------------------------------------------------ too little memory
 
 
+@needs_limits
 def test_out_of_memory_ends_with_advice_and_an_exit_code(job_values, tmp_path):
     folder = tmp_path / "many" / "12_zoe"  # one picture, twelve times in one batch
     folder.mkdir(parents=True)
@@ -208,7 +211,7 @@ def test_a_paused_run_can_be_stopped(train, tmp_path):
         for run in runs.glob("tiny-*"):
             if states(runs):
                 (run / pausing.PAUSE_FILE).touch()
-                return (run / "events.jsonl").read_text().find('"paused"') > 0
+                return (run / "events.jsonl").read_text("utf-8").find('"paused"') > 0
         return False
 
     outcome, events = train(changes, should_stop=stop_when_paused)

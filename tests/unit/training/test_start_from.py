@@ -54,7 +54,7 @@ def test_paths_are_relative_to_the_job(job_values, tmp_path):
     import yaml
 
     job_values["adapter"]["start_from"] = "mine/zoe.safetensors"
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job_values))
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job_values), "utf-8")
     job = load_job(tmp_path / "job.yaml")
     assert job.adapter.start_from == str((tmp_path / "mine" / "zoe.safetensors").resolve())
 

@@ -248,7 +248,7 @@ def test_pause_samples_stop_and_resume_give_the_same_file(train, tmp_path):
 
     def pause_once_then_stop() -> bool:
         for run in runs.glob("tiny-*"):
-            said = (run / "events.jsonl").read_text()
+            said = (run / "events.jsonl").read_text("utf-8")
             if "resumed" in said.split('"event"')[-1]:
                 return True
             if '"paused"' in said:

@@ -123,7 +123,7 @@ def test_measuring_changes_nothing_and_is_told(train, tmp_path):
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
     done = events[-1]
     assert done["validation"] == [list(s) for s in scores_of(events)] and done["used_step"] == 4
-    assert json.loads(open(done["losses"]).read())["validation"] == done["validation"]
+    assert json.loads(Path(done["losses"]).read_text("utf-8"))["validation"] == done["validation"]
     event = next(e for e in events if e["event"] == "validation")
     assert len(event["by_timestep"]) == 3 and event["pictures"] == 2
     with Image.open(done["plot"]) as plot:

@@ -2,7 +2,6 @@
 
 import errno
 import io
-import signal
 import subprocess
 import sys
 import textwrap
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.systems import needs_limits
 from tests.unit.video.conftest import clip, moving
 from video import VideoError, encode
 
@@ -50,7 +50,7 @@ def test_a_killed_process_leaves_no_file_under_its_name(tmp_path):
     for line in process.stdout:
         if int(line) >= 30:
             break
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     process.stdout.close()
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4.1.troupe.part"]
@@ -58,6 +58,7 @@ def test_a_killed_process_leaves_no_file_under_its_name(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["film.mp4"]
 
 
+@needs_limits
 @pytest.mark.parametrize("limit", [500, 40_000, 900_000])
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, limit):
     """The process may not write files beyond `limit` bytes: in the header, at once, and later."""

@@ -15,16 +15,16 @@ from tools.server import ROOT
 PYTEST = "import json, sys; print('ran', ascii(sys.prefix), json.dumps(sys.argv[1:])); sys.exit(7)"
 
 
-def make_wheel(folder: Path, name: str) -> Path:
+def make_wheel(folder: Path, name: str, version: str = "1.0") -> Path:
     """An installable package without content."""
-    info = f"{name}-1.0.dist-info"
+    info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": "",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{info}/RECORD": f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n",
     }
-    wheel = folder / f"{name}-1.0-py3-none-any.whl"
+    wheel = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         for member, content in files.items():
             archive.writestr(member, content)

@@ -186,6 +186,20 @@ def test_the_tree_stays_small():
     assert all(name.startswith("miniature/weights/") for name in large)
 
 
+def test_a_checkout_with_windows_line_ends_has_the_same_bytes():
+    """Tests compare bytes, SHA256SUMS names them, bash reads no CRLF: .gitattributes forbids it."""
+    archives = [
+        subprocess.run(
+            ["git", "-c", f"core.autocrlf={answer}", "archive", "--format=tar", "HEAD"],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        for answer in ("false", "true")
+    ]
+    assert len(archives[0]) > 1e6 and archives[0] == archives[1]
+
+
 def test_ci_runs_the_test_command_of_the_readme():
     assert (ROOT / ".ci" / "run").read_text("ascii") == "python3 run.py tests\n"
     readme = (ROOT / "README.md").read_text("utf-8")

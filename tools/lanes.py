@@ -108,10 +108,10 @@ def lowest(environment: Environment, files: list[Path]) -> Path:
 
 
 def find_python(name: str) -> str:
-    """The path of an interpreter such as python3.12: on PATH, of the Windows launcher or pyenv."""
+    """The path of an interpreter such as python3.12: our own, on PATH, of the launcher or pyenv."""
     version = name.removeprefix("python")
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    commands = [[name], ["py", f"-{version}"]]
+    commands = [[sys.executable], [name], ["py", f"-{version}"]]
     commands += [[str(p / "bin" / "python")] for p in sorted(pyenv.glob(f"{version}.*"))]
     ask = "import sys; sys.version.startswith(sys.argv[1]) and print(sys.executable)"
     for command in commands:

@@ -73,7 +73,7 @@ def touch(path: Path) -> None:
         (lambda f: (f / ".manifest.json").write_text('{"files": {}}'), "manifest is empty"),
         (lambda f: (f / ".manifest.json").write_text('{"files": {"a": 3}}'), "cannot be read"),
         (lambda f: shutil.rmtree(f / "comfy"), "ops.py is missing"),
-        (lambda f: (shutil.rmtree(f), f.write_text("a file")), "cannot be read"),
+        (lambda f: (shutil.rmtree(f), f.write_text("a file", "utf-8")), "manifest"),
     ],
 )
 def test_a_damaged_cache_is_noticed_and_renewed(index, tmp_path, damage, fault):

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.systems import needs_limits
@@ -103,3 +104,24 @@ def test_a_missing_folder_is_said_at_once(tmp_path):
     with pytest.raises(VideoError, match="Cannot write film.mp4: its folder does not exist"):
         encode(clip(moving(3)), tmp_path / "nowhere" / "film.mp4", progress=never)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_closes_while_others_listen_to_pyav(tmp_path):
+    """A decoder's thread that logs needs the interpreter: whoever frees the decoder may not hold
+    it. Older torchvision, and other packs, switch that logging on for the whole process."""
+    path = str(tmp_path / "film.mp4")
+    encode(clip(np.random.default_rng(0).integers(0, 255, (40, 120, 160, 3), np.uint8)), path)
+    script = """
+        import av
+        from video import Renderer, Shot, assemble, open_video
+        av.logging.set_level(av.logging.DEBUG)
+        for _ in range(20):
+            with Renderer(assemble([Shot(open_video(sys.argv[1]))], 24)) as renderer:
+                renderer.frame(0)
+        print("closed", flush=True)
+        """
+    process = start(script, 1, path)
+    try:
+        assert process.communicate(timeout=180)[0] == "closed\n"
+    finally:
+        process.kill()

@@ -65,7 +65,8 @@ def test_random_crops_cover_the_picture_and_stay_inside(wide):
     made = versions(wide, crop="random", variants=64)
     surplus = [made[0].resized[i] - made[0].bucket_size[i] for i in (0, 1)]
     lefts = {v.crop_left_top[0] for v in made}
-    assert min(lefts) <= 4 and max(lefts) >= surplus[0] - 4 and len(lefts) > 20
+    edge = surplus[0] / 8  # dice are thrown by the file's bytes, which every zlib writes otherwise
+    assert min(lefts) <= edge and max(lefts) >= surplus[0] - edge and len(lefts) > 20
     assert all(0 <= v.crop_left_top[i] <= surplus[i] for v in made for i in (0, 1))
     for version in made[:4]:  # what is seen is where the offset says
         left, top = version.crop_left_top

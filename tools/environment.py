@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+NOTHING = subprocess.DEVNULL
+
 
 class Environment:
     """The folder of an environment, made when first wanted and renewed where it is unsound."""
@@ -34,7 +36,7 @@ class Environment:
         """Give `options` to pip install; `wanted` is what `is_of` knows it by."""
         self._unfinished.touch()
         command = [str(self.python), "-m", "pip", "install", "--disable-pip-version-check"]
-        failed = subprocess.call([*command, *options])
+        failed = subprocess.call([*command, *options], stdin=NOTHING)
         self._unfinished.unlink()  # pip undoes its own failures; only a killed pip leaves the mark
         if failed:
             sys.exit("pip could not install the requirements; see above. Then run it again.")
@@ -48,7 +50,7 @@ class Environment:
         print("Making the environment", self.folder, flush=True)
         if self.folder.exists():
             shutil.rmtree(self.folder)
-        if subprocess.call([self.interpreter, "-m", "venv", str(self.folder)]):
+        if subprocess.call([self.interpreter, "-m", "venv", str(self.folder)], stdin=NOTHING):
             sys.exit(f"{self.interpreter} could not make an environment; see above.")
 
 
@@ -56,7 +58,7 @@ def works(python: Path) -> bool:
     """Whether this interpreter starts and has pip; a moved or half-made environment does not."""
     try:
         probe = [str(python), "-c", "import pip"]
-        return subprocess.call(probe, stderr=subprocess.DEVNULL, cwd=python.anchor) == 0
+        return subprocess.call(probe, cwd=python.anchor, stdin=NOTHING, stderr=NOTHING) == 0
     except OSError:
         return False
 

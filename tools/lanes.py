@@ -15,9 +15,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 from .comfyui import find_comfyui
-from .environment import Environment, digest
+from .environment import NOTHING, Environment, digest
 from .lock import file_lock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,12 +89,12 @@ def lowest(environment: Environment, files: list[Path]) -> Path:
     uv plans it and pip installs it: pip has no lowest, and knows more places to look.
     """
     python, folder = str(environment.python), environment.folder
-    subprocess.run([python, "-m", "pip", "install", "-q", "uv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", "uv"], stdin=NOTHING, check=True)
 
     def plan(file: str, *options: object) -> Path:
         command = [python, "-m", "uv", "pip", "compile", "-q", "--python", python, "--no-header"]
         command += ["--no-annotate", "-o", str(folder / file), "-c", str(FLOORS)]
-        if subprocess.call([*command, *map(str, options)], cwd=folder):
+        if subprocess.call([*command, *map(str, options)], cwd=folder, stdin=NOTHING):
             sys.exit("uv found no versions that fit together; see above.")
         return folder / file
 
@@ -117,8 +118,8 @@ def find_python(name: str) -> str:
     ask = "import sys; sys.version.startswith(sys.argv[1]) and print(sys.executable)"
     for command in commands:
         try:
-            quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-            found = subprocess.run([*command, "-c", ask, f"{version}."], **quiet)
+            probe = [*command, "-c", ask, f"{version}."]
+            found = subprocess.run(probe, stdin=NOTHING, stdout=PIPE, stderr=NOTHING, text=True)
         except OSError:
             continue
         if path := found.stdout.strip():

@@ -31,6 +31,7 @@ COMMANDS = {
 def main(arguments):
     if sys.version_info < (3, 10):  # noqa: UP036 - a sentence instead of a traceback
         sys.exit("Python 3.10 or newer is needed; this is {}.{}.".format(*sys.version_info[:2]))
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not be in the code page
     if not arguments or arguments[0] not in COMMANDS:
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
@@ -67,7 +68,7 @@ def prepare():
 
 def run(command):
     """Run in the foreground; its exit code. Ctrl-C reaches the tool too: let it end in its way."""
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, stdin=None)  # for pytest --pdb
     while True:
         try:
             code = process.wait()

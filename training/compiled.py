@@ -25,7 +25,9 @@ def compile_blocks(unet: torch.nn.Module, backend: str = BACKEND) -> int:
     from diffusers.models.attention import BasicTransformerBlock
     from diffusers.models.resnet import ResnetBlock2D
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # 2.5
+    setattr(config, limit, max(getattr(config, limit), VARIANTS))
     count = 0
     for module in unet.modules():
         if isinstance(module, BasicTransformerBlock | ResnetBlock2D):

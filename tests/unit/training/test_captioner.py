@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from tests.unit.training.tiny_captioners import MAKERS, WORDS
@@ -15,15 +16,18 @@ from training.dataset import read_dataset
 from training.errors import DatasetError
 from training.sidecars import caption_folder, report
 
+FLORENCE = hasattr(transformers, "Florence2Processor")  # from 4.57 on
+KINDS = [name for name in MAKERS if FLORENCE or name != "florence2"]
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("captioners")
     with torch.random.fork_rng():
-        for name, make in MAKERS.items():
+        for name in KINDS:
             torch.manual_seed(3)
-            make(root / name)
-    return {name: root / name for name in MAKERS}
+            MAKERS[name](root / name)
+    return {name: root / name for name in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_caption_is_what_the_library_generates(models, noise, kind):
     """The processor and `generate` called by hand; the caption is their answer, tidied."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -58,6 +62,7 @@ def test_a_prompt_is_completed_and_not_repeated(models, noise, kind):
     assert set(text.split()) <= set(WORDS)
 
 
+@pytest.mark.skipif(not FLORENCE, reason="this transformers has no Florence-2")
 def test_florence_understands_its_tasks_only(models, noise):
     captioner = Captioner(models["florence2"])
     assert isinstance(captioner.caption(noise, "<CAPTION>"), str)

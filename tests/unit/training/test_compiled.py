@@ -46,9 +46,10 @@ def test_the_losses_are_those_of_uncompiled_blocks(make_loop):
 def test_a_machine_without_a_compiler_is_told_before_anything_is_encoded(
     train, monkeypatch, tmp_path
 ):
-    from torch._inductor import config
-    from torch._inductor.utils import fresh_cache
+    from torch._inductor import config, utils
 
+    # torch 2.5 calls it by the longer name
+    fresh_cache = getattr(utils, "fresh_cache", None) or utils.fresh_inductor_cache
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
     with fresh_cache():
         with pytest.raises(

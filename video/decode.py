@@ -12,7 +12,7 @@ import numpy as np
 
 from .colour import Converter, quarter_turns
 from .errors import VideoError
-from .feed import Feed, decoder, file_label, open_input, video_stream
+from .feed import Feed, close_input, decoder, file_label, open_input, opened, video_stream
 from .notes import say
 from .rational import from_av, nearest
 from .scan import MICROSECOND, Scan, end_of_header, grid_of, scan
@@ -36,7 +36,7 @@ def open_video(
     Raises:
         VideoError: not a readable video, or the part is empty.
     """
-    with open_input(file) as container:
+    with opened(file) as container:
         stream = video_stream(container, file)
         found, frame = scan(container, stream, decoder(stream))
         if frame is None:
@@ -102,7 +102,7 @@ def _whole_seconds(container, stream, found: Scan, tick, rate, origin) -> Fracti
 
 def _counted_seconds(file: str | bytes, rate: Fraction | None) -> Fraction:
     """The last resort: read every packet of a file whose header does not know its length."""
-    with open_input(file) as container:
+    with opened(file) as container:
         stream = video_stream(container, file)
         count = sum(1 for packet in container.demux(stream) if packet.size)
     return count / (rate or Fraction(24))
@@ -153,7 +153,7 @@ class VideoReader:
 
     def close(self) -> None:
         self._current = self._upcoming = self._picture = self._feed = None
-        self._container.close()
+        close_input(self._container)
 
     def picture(self, moment: Moment) -> np.ndarray:
         time = self._video.start + moment.seconds
@@ -203,7 +203,7 @@ class VideoReader:
         import av
 
         if ticks is None:
-            self._container.close()
+            close_input(self._container)
             self._open()
         else:
             try:

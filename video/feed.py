@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterator
@@ -30,6 +31,29 @@ def open_input(file: str | bytes):
         return av.open(io.BytesIO(file) if isinstance(file, bytes) else file, mode="r")
     except (OSError, ValueError) as error:
         raise VideoError(f"{file_label(file)} cannot be read as a video: {error}") from error
+
+
+def close_input(container) -> None:
+    """Close an input, its decoders at rest.
+
+    PyAV frees a decoder, and so waits for its threads, while it holds the interpreter. One that
+    logs at that moment waits for the interpreter: for ever, where a pack switched PyAV's logging
+    on, as older torchvision does. Flushing waits for the threads without holding it.
+    """
+    for stream in container.streams:
+        if stream.codec_context is not None:
+            stream.codec_context.flush_buffers()
+    container.close()
+
+
+@contextlib.contextmanager
+def opened(file: str | bytes) -> Iterator:
+    """`open_input` for a with statement."""
+    container = open_input(file)
+    try:
+        yield container
+    finally:
+        close_input(container)
 
 
 def video_stream(container, file: str | bytes):

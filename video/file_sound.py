@@ -13,7 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
-from .feed import file_label, open_input
+from .feed import file_label, opened
 from .notes import say
 from .rational import from_av, nearest
 from .sound import BLOCK, LAYOUTS, converted
@@ -36,7 +36,7 @@ class FileSound:
     def blocks(self, start: Fraction, rate: int, channels: int) -> Iterator[np.ndarray]:
         begin = self.origin + self.start + start
         total = nearest((self.duration - start) * rate)
-        with open_input(self.file) as container:
+        with opened(self.file) as container:
             frames = self._frames_from(container, begin)
             written = 0
             for time, run in groupby(frames, key=_Clock()):
@@ -75,7 +75,7 @@ class FileSound:
                 yield first
                 yield from frames
                 return
-        with open_input(self.file) as again:
+        with opened(self.file) as again:
             yield from self._decoded(again, audio_stream(again))
 
     def _decoded(self, container, stream) -> Iterator:
@@ -153,7 +153,7 @@ def sound_of_file(
     from .decode import open_video
     from .scan import MICROSECOND
 
-    with open_input(file) as container:
+    with opened(file) as container:
         stream = audio_stream(container)
         if stream is None or not stream.rate:
             return None

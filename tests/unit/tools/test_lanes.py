@@ -29,7 +29,7 @@ def versions(house: House, name: str) -> set[str]:
 def test_an_interpreter_has_an_environment_of_its_own_and_keeps_it(house):
     code, printed = lane(house, HERE, "-k", "a b")
     folder = house.root / ".lanes" / HERE
-    assert f'ran {folder} ["-k", "a b"]' in printed and code == 7
+    assert f'ran {str(folder)!a} ["-k", "a b"]' in printed and code == 7
     assert versions(house, HERE) == {"alpha-1.0"} and not house.venv.exists()
     code, printed = lane(house, HERE)
     assert code == 7 and "Installing" not in printed and "Making" not in printed

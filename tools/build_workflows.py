@@ -1,6 +1,6 @@
 """Writes workflows/*.json and their API twins: sketches, run and drawn by the real editor.
 
-`python -m tools.build_workflows [TITLE ...]` after a node's inputs or looks changed; the tests say
+`python -m tools.build_workflows [NAME ...]` after a node's inputs or looks changed; the tests say
 when it is needed (`--same-sizes` where only the order of things did). Nodes grow when they show
 what they made, more so in one renderer than in the other: so every workflow is run in both, with
 the miniature in the place of its models, and laid out by the largest size that each node took.
@@ -17,7 +17,7 @@ from .editor import Editor
 from .server import ComfyServer
 from .sketch import TITLE, Size, Sketch, arrange
 from .sketch_parts import CHECKPOINT, CLIP_VISION, CONTROLNET, IPADAPTER, MODELS
-from .sketches import SKETCHES, twin
+from .sketches import SKETCHES
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS, IMAGES = ROOT / "workflows", ROOT / "docs" / "images"
@@ -33,22 +33,22 @@ GUESS = 1200  # more than any node takes
 
 def main(arguments: list[str]) -> None:
     again = "--same-sizes" in arguments  # lay out anew without running anything
-    titles = [title for title in arguments if title != "--same-sizes"]
+    names = [name for name in arguments if name != "--same-sizes"]
     (WORKFLOWS / "api").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as base, ComfyServer(Path(base)) as server:
         place_everything(server)
         with Editor(server.url, width=2400, height=1350) as editor:
-            for title in titles or SKETCHES:
-                sketch = SKETCHES[title]()
-                sizes = (known_sizes(sketch, WORKFLOWS / f"{title}.json") if again
+            for name in names or SKETCHES:
+                sketch = SKETCHES[name]()
+                sizes = (known_sizes(sketch, WORKFLOWS / f"{name}.json") if again
                          else seen_sizes(sketch, editor, server))  # fmt: skip
                 workflow = editor.build(sketch, arrange(sketch, sizes))
                 editor.load(workflow)
-                _write(WORKFLOWS / f"{title}.json", workflow)
-                _write(WORKFLOWS / "api" / f"{twin(title)}.json", editor.prompt())
-                if title == "Full pipeline":
-                    editor.picture(IMAGES / f"{twin(title)}.jpg", 1800)
-                print(title, flush=True)
+                _write(WORKFLOWS / f"{name}.json", workflow)
+                _write(WORKFLOWS / "api" / f"{name}.json", editor.prompt())
+                if name == "full_pipeline":
+                    editor.picture(IMAGES / f"{name}.jpg", 1800)
+                print(name, flush=True)
             if editor.errors:
                 raise RuntimeError("the editor reported: " + "; ".join(editor.errors))
 

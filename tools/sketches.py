@@ -244,14 +244,9 @@ def miniature_film() -> Sketch:
 
 
 SKETCHES: dict[str, Callable[[], Sketch]] = {
-    "Train LoRA": train_lora,
-    "Compose scene": compose_scene,
-    "Pose sequence to film": pose_sequence_to_film,
-    "Full pipeline": full_pipeline,
-    "Miniature film": miniature_film,
+    "train_lora": train_lora,
+    "compose_scene": compose_scene,
+    "pose_sequence_to_film": pose_sequence_to_film,
+    "full_pipeline": full_pipeline,
+    "miniature_film": miniature_film,
 }
-
-
-def twin(title: str) -> str:
-    """The name of a workflow's API twin: what scripts type."""
-    return title.lower().replace(" ", "_")

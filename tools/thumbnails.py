@@ -26,14 +26,14 @@ def main(film: Path) -> None:
     learned = [Image.open(CAST / f"{n:02}.png") for n in (0, 3, 5, 8)]
     roles = [Image.open(f"{CAST}_{role}.png") for role in ("attire", "background")]
     thumbnails = {
-        "Miniature film": grid([dance[1] for dance in dances], 2),
-        "Compose scene": inset(dances[0][1], [poses[0][1], *roles]),
-        "Train LoRA": inset(dances[2][2], learned[:3]),
-        "Pose sequence to film": grid([*poses[1], *dances[1], *poses[3], *dances[3]], 4),
-        "Full pipeline": grid([*learned, *dances[0], *dances[1], *dances[2]], 4),
+        "miniature_film": grid([dance[1] for dance in dances], 2),
+        "compose_scene": inset(dances[0][1], [poses[0][1], *roles]),
+        "train_lora": inset(dances[2][2], learned[:3]),
+        "pose_sequence_to_film": grid([*poses[1], *dances[1], *poses[3], *dances[3]], 4),
+        "full_pipeline": grid([*learned, *dances[0], *dances[1], *dances[2]], 4),
     }
-    for title, picture in thumbnails.items():
-        picture.save(WORKFLOWS / f"{title}.jpg", quality=88, optimize=True)
+    for name, picture in thumbnails.items():
+        picture.save(WORKFLOWS / f"{name}.jpg", quality=88, optimize=True)
 
 
 def frames_of(film: Path, number: int) -> list[Image.Image]:

@@ -7,7 +7,6 @@ import pytest
 
 from demo.inputs import SHIPPED_CANVAS, place_inputs
 from tools.editor import read_workflow
-from tools.sketches import twin
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -21,6 +20,6 @@ def inputs(server):
 @pytest.mark.parametrize("name", NAMES)
 def test_editor_loads_a_workflow_and_would_queue_its_twin(editor, name):
     editor.load(read_workflow(FOLDER / f"{name}.json"))
-    api = json.loads((FOLDER / "api" / f"{twin(name)}.json").read_text("ascii"))
+    api = json.loads((FOLDER / "api" / f"{name}.json").read_text("ascii"))
     assert editor.prompt() == api
     assert editor.errors == []

@@ -3,27 +3,26 @@
 import pytest
 from PIL import Image
 
-from tools.editor import Sketch
+from tests.browser.rows import row, side_by_side
 
 
 @pytest.mark.parametrize("preset", ["h264_draft", "prores"])
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 def test_the_film_plays_on_the_node(editor, server, preset, vue):
     Image.new("RGB", (128, 72), (200, 120, 90)).save(server.input_dir / "film_preview.png")
-    sketch = Sketch()
-    sketch.node("load", "LoadImage", (0, 0), image="film_preview.png")
-    sketch.node("shot", "TroupeShot", (450, 0), duration=1, inputs={"image": ("load", "IMAGE")})
+    sketch = row()
+    sketch.node("load", "LoadImage", image="film_preview.png")
+    sketch.node("shot", "TroupeShot", duration=1, inputs={"image": ("load", "IMAGE")})
     film = {"shots.shot0": ("shot", "shot")}
-    sketch.node("film", "TroupeTimeline", (900, 0), fps=12 + vue, inputs=film)
+    sketch.node("film", "TroupeTimeline", fps=12 + vue, inputs=film)
     sketch.node(
         "save",
         "TroupeSaveVideo",
-        (1350, 0),
         filename_prefix="browser/film",
         preset=preset,
         inputs={"video": ("film", "video")},
     )
-    editor.load(editor.build(sketch))
+    editor.load(editor.build(sketch, side_by_side(sketch)))
     editor.page.evaluate(
         "async vue => { await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue);"
         " app.canvas.ds.scale = 0.5; app.canvas.ds.offset = [40, 60];"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.editor import Sketch
+from tests.browser.rows import row, side_by_side
+from tools.sketch import Sketch
 
 SIDE = 64
 SEEDS = itertools.count(1)
@@ -25,15 +26,14 @@ def pictures(server):
 
 def sketch(*steps: int, sample_every: int = 0) -> Sketch:
     """One Train SDXL LoRA per number of steps."""
-    out = Sketch()
-    out.node("data", "TroupeLoadDataset", (0, 0), folder="panel")
-    out.node("options", "TroupeTrainingOptions", (0, 500), yaml="samples: {steps: 1}")
+    out = row()
+    out.node("data", "TroupeLoadDataset", folder="panel")
+    out.node("options", "TroupeTrainingOptions", yaml="samples: {steps: 1}")
     for i, number in enumerate(steps):
         out.node(
             f"train{i}",
             "TroupeTrainLora",
-            (450 + 450 * i, 0),
-            size=(420, 900),
+            box=(420, 900),
             checkpoint="nano_sdxl.safetensors",
             preset="try out",
             steps=number,
@@ -120,7 +120,7 @@ def panels(editor):
 
 
 def load(editor, sketch: Sketch) -> dict:
-    workflow = editor.build(sketch)
+    workflow = editor.build(sketch, side_by_side(sketch))
     editor.load(workflow)
     return workflow
 

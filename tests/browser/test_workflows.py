@@ -9,8 +9,9 @@ import pytest
 
 from tools.build_workflows import QUICK, place_everything
 from tools.editor import Editor, read_workflow
+from tools.locales import template_titles
 from tools.server import PACK_FOLDER, ComfyServer
-from tools.sketches import SKETCHES, twin
+from tools.sketches import SKETCHES
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 Box = tuple[float, float, float, float]
@@ -32,17 +33,16 @@ def page(request, studio, chromium) -> Iterator[Editor]:
         editor.use_vue(False)
 
 
-@pytest.mark.parametrize("title", SKETCHES)
-def test_one_click_in_the_template_browser_opens_it(page, title):
-    page.open_template(PACK_FOLDER, title)
-    twin_file = FOLDER / "api" / f"{twin(title)}.json"
-    assert page.prompt() == json.loads(twin_file.read_text("ascii"))
+@pytest.mark.parametrize("name", SKETCHES)
+def test_one_click_in_the_template_browser_opens_it(page, name):
+    page.open_template(PACK_FOLDER, template_titles(PACK_FOLDER)[name])
+    assert page.prompt() == json.loads((FOLDER / "api" / f"{name}.json").read_text("ascii"))
     assert page.errors == []
 
 
-@pytest.mark.parametrize("title", SKETCHES)
-def test_nothing_covers_its_neighbour_before_and_after_a_run(page, studio, title):
-    workflow = read_workflow(FOLDER / f"{title}.json")
+@pytest.mark.parametrize("name", SKETCHES)
+def test_nothing_covers_its_neighbour_before_and_after_a_run(page, studio, name):
+    workflow = read_workflow(FOLDER / f"{name}.json")
     page.load(workflow)
     page.set_widgets(QUICK)
     check(workflow, page.boxes())

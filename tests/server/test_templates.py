@@ -28,6 +28,10 @@ def test_every_file_behind_the_list_is_there(server, listed):
             assert picture.format == "JPEG" and min(picture.size) >= 384
 
 
-def test_titles_are_for_people(listed):
-    """The front end shows a custom node's file names as they are."""
-    assert all(WORDS.fullmatch(name) for name in listed), listed
+@pytest.mark.parametrize("folder", [PACK_FOLDER, "troupe"])
+def test_titles_are_for_people(server, listed, folder):
+    """The front end takes them from the translations, by the names of folder and file."""
+    texts = server.client.get_json("/i18n")["en"]["templateWorkflows"]
+    titles, descriptions = texts["template"][folder], texts["templateDescription"][folder]
+    assert set(titles) == set(descriptions) == set(listed)
+    assert all(WORDS.fullmatch(title) for title in titles.values())

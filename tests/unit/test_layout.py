@@ -174,8 +174,7 @@ def test_every_workflow_has_its_twin_and_thumbnail():
     folder = ROOT / "workflows"
     names = {file.stem for file in folder.glob("*.json")}
     assert names
-    twins = {name.lower().replace(" ", "_") for name in names}
-    assert twins == {file.stem for file in (folder / "api").glob("*.json")}
+    assert names == {file.stem for file in (folder / "api").glob("*.json")}
     assert names <= {file.stem for file in folder.glob("*.jpg")}
 
 

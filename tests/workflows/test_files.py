@@ -8,14 +8,14 @@ import pytest
 from demo.swap import NANO
 from headless import to_api
 from tools.sketch_parts import MODELS
-from tools.sketches import SKETCHES, twin
+from tools.sketches import SKETCHES
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def read(name: str, api: bool = False) -> dict:
-    path = FOLDER / "api" / f"{twin(name)}.json" if api else FOLDER / f"{name}.json"
+    path = FOLDER / "api" / f"{name}.json" if api else FOLDER / f"{name}.json"
     return json.loads(path.read_text(encoding="ascii"))
 
 

@@ -14,7 +14,6 @@ FILM_PX, FILM_FPS, COLOURS = 320, 12, 96
 SHEETS = {  # of the demo -> of the README, with the width to show
     "scene_sheet_0.png": ("scene_sheet.jpg", 900),
     "contact_sheet.png": ("contact_sheet.jpg", 900),
-    "loss.png": ("training.jpg", 640),
 }
 PROOFS = ("text", "attire", "background", "character", "lora")
 COLUMNS, CELL_PX = 8, 128

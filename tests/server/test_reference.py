@@ -259,7 +259,7 @@ def test_frames_that_do_not_fit_are_told_before_sampling(server):
 def test_other_names_are_refused(server, name):
     prompt = graph() | {"one": applied("base", "who")} | sampled("one")
     prompt["adapter"]["inputs"]["ipadapter_name"] = name
-    with pytest.raises(PromptError, match="TroupeLoadIPAdapter: Value not in list"):
+    with pytest.raises(PromptError, match="TroupeLoadIPAdapter: .*is no adapter file"):
         server.client.run(prompt)
 
 

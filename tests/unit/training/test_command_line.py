@@ -79,10 +79,10 @@ def test_paths_in_messages_are_as_they_were_typed(tmp_path, capsys):
     assert cli.main(["inspect", r"C:\new\none.safetensors"]) == 2
     assert r"'C:\new\none.safetensors' does not exist" in capsys.readouterr().err
     (tmp_path / "a.safetensors").touch()
-    (tmp_path / r"b\c.safetensors").mkdir()
-    arguments = ["merge", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / r"b\c.safetensors")]
-    assert cli.main(arguments) == 2
-    assert r"b\c.safetensors' exists" in capsys.readouterr().err
+    out = tmp_path / r"b\c" / "d.safetensors"
+    out.mkdir(parents=True)
+    assert cli.main(["merge", str(tmp_path / "a.safetensors"), "-o", str(out)]) == 2
+    assert f"{out}' exists" in capsys.readouterr().err
 
 
 def test_the_program_is_started_with_our_packages_and_utf8():

@@ -124,7 +124,8 @@ def test_the_crop_can_follow_the_subject(tmp_path, flip):
         save(tmp_path / category / "a-mask.png", mask)
     person, place = read_dataset(tmp_path).items
     assert person.focus == (750 / 900, 0.5) and place.focus == (0.5, 0.5)
-    found = plan_buckets([person], 96, step=16, max_size=128, crop="subject")[0]
+    sizes = {"step": 16, "min_size": 64, "max_size": 128, "upscale": True}  # none of its own
+    found = plan_buckets([person], 96, **sizes, crop="subject")[0]
     if flip:
         from training.augment import PictureVariants
         from training.data_settings import AugmentSettings
@@ -134,7 +135,7 @@ def test_the_crop_can_follow_the_subject(tmp_path, flip):
     assert seen.sum() == pytest.approx(100 * 20 * (found.resized[0] / 900) ** 2, rel=0.1)
     across = seen.sum(0).nonzero().float().mean()
     assert across == pytest.approx(found.bucket_size[0] / 2, abs=2)
-    center = plan_buckets([person], 96, step=16, max_size=128)[0]
+    center = plan_buckets([person], 96, **sizes)[0]
     assert place_mask(center).sum() == 0
 
 

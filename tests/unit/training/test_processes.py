@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training import memory, merge, processes
 
 MORE = {
-    "schedule": {"steps": 6},
+    "schedule": {"steps": 30},  # time enough to be stopped on the way
     "saving": {"precision": "fp32", "every_steps": 0, "every_minutes": 0},
     "adapter": {"targets": "attention"},
     "samples": {"at_end": True, "steps": 1},  # made by the first, after the others have left
@@ -39,7 +39,7 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
     job["folders"] = job["folders"] | {"runs": str(tmp_path / "two")}
 
     stopped = read(start_process(job, "--processes", "2", "--control", "stdin"), stop_at=2)
-    assert (stopped[-1]["event"], stopped[-1]["saved"]) == ("stopped", True)
+    assert (stopped[-1]["event"], stopped[-1].get("saved")) == ("stopped", True), stopped[-3:]
     (run,) = Path(tmp_path / "two").glob("tiny-*")
     assert [p.name for p in (run / "states").iterdir()] == [
         f"state-{stopped[-1]['step']:08d}.safetensors"
@@ -52,7 +52,7 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
     assert plan["processes"] == 2 and plan["resumed_from"] == stopped[-1]["step"]
     assert done["event"] == "done", events[-1]
     steps = [e["step"] for e in stopped + events if e["event"] == "step"]
-    assert steps == list(range(1, 7))  # nobody else speaks
+    assert steps == list(range(1, 31))  # nobody else speaks
 
     assert len(done["samples"]) == 1 and all(Path(p).exists() for p in done["samples"][0])
 

@@ -221,14 +221,21 @@ class Editor:
         self.page.evaluate(_LOAD_JS, workflow)
         self.page.wait_for_timeout(500)
 
-    def open_template(self, module: str, title: str) -> None:
-        """Open a workflow as a person does: the template browser, the pack, a click on it."""
+    def open_template(self, module: str, name: str) -> str:
+        """Open a workflow as a person does: the template browser, the pack, a click on it.
+
+        Returns:
+            What the card said.
+        """
         self.page.evaluate(_BROWSE_JS)
         self.page.get_by_text(module, exact=True).first.click()
-        card = self.page.get_by_test_id(f"template-workflow-{title}")
+        card = self.page.get_by_test_id(f"template-workflow-{name}")
+        card.wait_for()
+        said = card.inner_text()
         card.click()
         card.wait_for(state="detached")  # the browser closes when the workflow is there
         self.page.wait_for_timeout(1000)
+        return said
 
     def set_widgets(self, values: dict[str, dict[str, Any]]) -> None:
         """Set widgets of the open graph: node type -> name -> value."""

@@ -35,7 +35,7 @@ def page(request, studio, chromium) -> Iterator[Editor]:
 
 @pytest.mark.parametrize("name", SKETCHES)
 def test_one_click_in_the_template_browser_opens_it(page, name):
-    page.open_template(PACK_FOLDER, template_titles(PACK_FOLDER)[name])
+    assert template_titles(PACK_FOLDER)[name] in page.open_template(PACK_FOLDER, name)
     assert page.prompt() == json.loads((FOLDER / "api" / f"{name}.json").read_text("ascii"))
     assert page.errors == []
 

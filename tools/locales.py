@@ -13,7 +13,6 @@ from typing import Any
 from .inprocess import ROOT, import_comfyui, load_pack
 
 TARGET = ROOT / "locales" / "en" / "nodeDefs.json"
-PAGE = TARGET.with_name("main.json")  # written by hand: what the template browser shows
 
 
 def node_definitions(pack: ModuleType) -> dict[str, Any]:
@@ -23,14 +22,6 @@ def node_definitions(pack: ModuleType) -> dict[str, Any]:
 
 def as_text(definitions: dict[str, Any]) -> str:
     return json.dumps(definitions, indent=2, ensure_ascii=False) + "\n"
-
-
-def template_titles(folder: str) -> dict[str, str]:
-    """Workflow file -> its title, of the pack in `custom_nodes/FOLDER`.
-
-    The front end looks titles up by that folder: a clone's name, and the one that Manager gives.
-    """
-    return json.loads(PAGE.read_text("utf-8"))["templateWorkflows"]["template"][folder]
 
 
 def named_inputs(inputs: list, prefix: str = "") -> list[tuple[str, Any]]:

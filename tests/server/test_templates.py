@@ -2,15 +2,12 @@
 
 import io
 import json
-import re
 from urllib.parse import quote
 
 import pytest
 from PIL import Image
 
 from tools.server import PACK_FOLDER
-
-WORDS = re.compile(r"[A-Z][A-Za-z]+( [A-Za-z]+)+")
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +23,3 @@ def test_every_file_behind_the_list_is_there(server, listed):
         assert workflow["nodes"] and workflow["groups"]
         with Image.open(io.BytesIO(server.client.get(f"{address}.jpg"))) as picture:
             assert picture.format == "JPEG" and min(picture.size) >= 384
-
-
-@pytest.mark.parametrize("folder", [PACK_FOLDER, "troupe"])
-def test_titles_are_for_people(server, listed, folder):
-    """The front end takes them from the translations, by the names of folder and file."""
-    texts = server.client.get_json("/i18n")["en"]["templateWorkflows"]
-    titles, descriptions = texts["template"][folder], texts["templateDescription"][folder]
-    assert set(titles) == set(descriptions) == set(listed)
-    assert all(WORDS.fullmatch(title) for title in titles.values())

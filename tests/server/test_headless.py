@@ -21,13 +21,20 @@ ROOT = Path(__file__).resolve().parents[2]
 DONE, REFUSED, WRONG, STOPPED, LOST, TOO_LATE, CTRL_C = 0, 1, 2, 3, 4, 5, 130
 
 
+def hear_ctrl_c() -> None:
+    """A session in the background has it ignored, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(url: str, folder: Path, prompt: object, *options: str) -> subprocess.Popen:
     text = prompt if isinstance(prompt, str) else json.dumps(prompt)
     (folder / "scene.json").write_text(text, "ascii")
     command = [sys.executable, "-m", "headless", str(folder / "scene.json"), "--url", url]
     command += ["--into", str(folder / "got"), *options]
+    before = None if sys.platform == "win32" else hear_ctrl_c
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=before
     )
 
 

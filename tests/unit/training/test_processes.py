@@ -59,7 +59,7 @@ def test_two_processes_reach_the_weights_of_one_with_the_double_batch(
     a, b = load_file(one.lora), load_file(done["lora"])
     moved = max(t.abs().max().item() for n, t in a.items() if "lora_up" in n)
     assert a.keys() == b.keys() and moved > 1e-3
-    assert max((a[n] - b[n]).abs().max().item() for n in a) < 2e-5  # sums in another order
+    assert max((a[n] - b[n]).abs().max().item() for n in a) < 1e-5
     losses = [json.loads((p / "losses.json").read_text())["loss"] for p in (one.lora.parent, run)]
     assert torch.allclose(*(torch.tensor(x) for x in losses), atol=1e-5)
 
